@@ -1,0 +1,59 @@
+"""Typed requests: what serve/ (and the library) hands to the kernel after every check, and what comes back."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from kelm.wire.messages import FinishReason, Sampling, TokenLogprobs
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt, ``n`` choices, already tokenized."""
+
+    request_id: str
+    model: str
+    """A name as the user gave it; resolved by the kernel."""
+    prompt: list[int]
+    sampling: Sampling
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    include_stop: bool = False
+    skip_special_tokens: bool = True
+    tenant: str = "local"
+    stream: bool = False
+
+
+class Encoding(msgspec.Struct, frozen=True, kw_only=True):
+    """One batch of inputs for an encoder task, already tokenized."""
+
+    request_id: str
+    model: str
+    task: Literal["embed", "classify", "token_classify", "fill_mask"]
+    inputs: list[list[int]]
+    types: list[list[int]] = []
+    normalize: bool = True
+    tenant: str = "local"
+
+
+class Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+    """What one choice may show after one step. Stop strings and split characters are already held back.
+
+    ``ids`` and ``logprobs`` are those of the tokens whose text has been released up to here."""
+
+    choice: int
+    text: str
+    ids: list[int] = []
+    logprobs: list[TokenLogprobs] = []
+    finish: FinishReason | None = None
+    stop: str | int | None = None
+    """The stop string or token id that ended it."""
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    """Once for a process, with its first chunk."""

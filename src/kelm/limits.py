@@ -1,0 +1,132 @@
+"""Every bound on one page: name, least, most, default, unit, why.
+
+A request field outside its bound is a 400 that names the field, the value and the bound. Tests generate the
+boundary table (least - 1, least, most, most + 1, NaN, bool for int, ...) from this page.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kelm.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """An inclusive range with a default. ``default`` is None where leaving the value out means something else."""
+
+    name: str
+    least: float
+    most: float
+    default: float | None
+    unit: str
+    why: str
+    integer: bool = True
+
+    def check(self, value: object, *, field: str | None = None) -> None:
+        """Raise InvalidRequest unless ``value`` is a finite number of the right kind inside the range."""
+        name = field or self.name
+        wanted = "an integer" if self.integer else "a number"
+        ok = isinstance(value, int if self.integer else (int, float)) and not isinstance(value, bool)
+        if not ok:
+            raise InvalidRequest(f"{name} must be {wanted}, got {_shown(value)}", param=name)
+        assert isinstance(value, (int, float))
+        if not math.isfinite(value) or not self.least <= value <= self.most:
+            raise InvalidRequest(
+                f"{name} must be between {self.least:g} and {self.most:g} {self.unit}".rstrip()
+                + f", got {_shown(value)}",
+                param=name,
+            )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _int(name: str, least: float, most: float, default: float | None, unit: str, why: str) -> Bound:
+    return Bound(name, least, most, default, unit, why)
+
+
+def _num(name: str, least: float, most: float, default: float | None, unit: str, why: str) -> Bound:
+    return Bound(name, least, most, default, unit, why, integer=False)
+
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+# --- Request fields (OpenAI's ranges where it has one, vLLM's where it extends) ----------------------------
+TEMPERATURE = _num("temperature", 0, 2, 1.0, "", "OpenAI's range")
+TOP_P = _num("top_p", 0, 1, 1.0, "", "a probability; 0 keeps the most likely token only")
+TOP_K = _int("top_k", -1, 1 << 20, -1, "tokens", "-1 or 0 switches it off, as in vLLM")
+MIN_P = _num("min_p", 0, 1, 0.0, "", "a share of the most likely token's probability")
+REPETITION_PENALTY = _num("repetition_penalty", 0.01, 10, 1.0, "", "divides logits: 0 would be infinite")
+PRESENCE_PENALTY = _num("presence_penalty", -2, 2, 0.0, "", "OpenAI's range")
+FREQUENCY_PENALTY = _num("frequency_penalty", -2, 2, 0.0, "", "OpenAI's range")
+LOGIT_BIAS = _num("logit_bias", -100, 100, 0.0, "", "OpenAI's range for each value")
+LOGIT_BIAS_ENTRIES = _int("logit_bias", 0, 1024, 0, "entries", "a dense bias would be a vocabulary-sized body")
+SEED = _int("seed", -(1 << 63), (1 << 63) - 1, None, "", "a signed 64-bit integer")
+N = _int("n", 1, 128, 1, "choices", "each choice holds KV blocks and a row of the batch")
+LOGPROBS = _int("logprobs", 0, 20, None, "tokens", "OpenAI allows 5 (completions) and 20 (chat); lm-eval asks for 1")
+PROMPT_LOGPROBS = _int("prompt_logprobs", 0, 20, None, "tokens", "as logprobs")
+MAX_TOKENS = _int("max_tokens", 0, 1 << 20, None, "tokens", "0 with echo scores a prompt; the context bounds the rest")
+MIN_TOKENS = _int("min_tokens", 0, 1 << 20, 0, "tokens", "must not pass max_tokens")
+STOP_STRINGS = _int("stop", 0, 16, 0, "strings", "each is searched for in every stream")
+STOP_BYTES = _int("stop", 1, 1024, None, "bytes", "the longest text a stream may have to hold back")
+STOP_TOKEN_IDS = _int("stop_token_ids", 0, 128, 0, "ids", "compared with every token")
+PROMPTS = _int("prompt", 1, 1024, None, "prompts", "a batch becomes as many processes")
+EMBEDDING_INPUTS = _int("input", 1, 2048, None, "inputs", "OpenAI's bound")
+DIMENSIONS = _int("dimensions", 1, 1 << 16, None, "", "the model's own width is the real bound")
+RERANK_DOCUMENTS = _int("documents", 1, 1000, None, "documents", "one pass over all of them")
+MESSAGES = _int("messages", 1, 4096, None, "messages", "rendered by the template in one go")
+PROMPT_BYTES = _int("prompt", 0, 8 * MIB, None, "bytes", "tokenizing is linear in it; checked before")
+STRING_BYTES = _int("string", 0, 4096, None, "bytes", "names, user tags and other small strings")
+
+# --- The doors -------------------------------------------------------------------------------------------
+BODY_BYTES = _int("body", 0, 32 * MIB, None, "bytes", "a batch of the longest prompts fits")
+HEADER_BYTES = _int("headers", 0, 64 * 1024, None, "bytes", "read before any check")
+JSON_DEPTH = _int("body", 0, 64, None, "levels", "recursion in parsers and templates")
+CONNECTIONS = _int("connections", 1, 8192, 2048, "sockets", "descriptors are finite")
+STREAM_BUFFER_BYTES = _int(
+    "stream_buffer", 1024, 64 * MIB, 256 * 1024, "bytes", "past it a slow reader's process is paused"
+)
+STALL_TIMEOUT_S = _num("stall_timeout", 1, 3600, 120, "seconds", "a reader that takes nothing for so long is gone")
+RETRY_AFTER_S = _num("retry_after", 0.1, 600, 2, "seconds", "what a 429 or 503 suggests, before jitter")
+
+# --- Settings (config.py): environment names are KELM_ + the upper-case name ------------------------------
+PORT = _int("port", 0, 65535, 8420, "", "0 takes a free port")
+THREADS = _int("threads", 1, 1024, None, "threads", "default: affinity and cgroup quota")
+MAX_NUM_SEQS = _int("max_num_seqs", 1, 4096, 64, "sequences", "rows of one step")
+MAX_QUEUED = _int("max_queued", 0, 1 << 20, 1024, "requests", "over it: 429 with Retry-After")
+STEP_TOKENS = _int(
+    "step_tokens", 16, 1 << 16, 512, "tokens", "the budget of one step: a long prompt is cut into chunks"
+)
+DRAIN_S = _num("drain_s", 0, 3600, 5, "seconds", "what SIGTERM leaves to unfinished requests")
+MEMORY_SHARE = _num("memory", 0.01, 1, 0.7, "", "of the least of RAM, cgroup limit and what is available at start")
+
+# --- Memory ----------------------------------------------------------------------------------------------
+BLOCK_TOKENS = _int("block_tokens", 1, 256, 16, "tokens", "of one KV block")
+SLAB_BYTES = _int("slab_bytes", 2 * MIB, GIB, 2 * MIB, "bytes", "the unit in which the arena is handed to models")
+
+# --- Supervision -----------------------------------------------------------------------------------------
+WORKER_START_S = _num("worker_start", 1, 600, 60, "seconds", "until a new worker says hello")
+WORKER_DEATHS_ALONE = _int(
+    "worker_deaths_alone", 1, 10, 2, "deaths", "a request that kills its worker alone so often is failed"
+)
+RESTART_BACKOFF_S = _num("restart_backoff", 0, 60, 0.2, "seconds", "doubles with each death without a step in between")
+HELPER_CALL_S = _num("helper_call", 0.1, 60, 5, "seconds", "a template or tokenizer that takes longer is killed")
+HELPER_MEMORY_BYTES = _int(
+    "helper_memory", 64 * MIB, 8 * GIB, GIB, "bytes", "address space above what the helper starts with"
+)
+TEMPLATE_OUTPUT_BYTES = _int("template_output", 1, 64 * MIB, 16 * MIB, "bytes", "a template can multiply its input")
+
+# --- Files (untrusted) -----------------------------------------------------------------------------------
+SAFETENSORS_HEADER_BYTES = _int("header", 8, 16 * MIB, None, "bytes", "parsed before anything is mapped")
+SAFETENSORS_TENSORS = _int("tensors", 0, 100_000, None, "tensors", "as many dictionary entries")
+CONFIG_BYTES = _int("config.json", 2, 4 * MIB, None, "bytes", "parsed in the daemon")
+TOKENIZER_BYTES = _int("tokenizer.json", 2, 128 * MIB, None, "bytes", "the largest known is about 35 MB")
+VOCAB = _int("vocab_size", 1, 4 * MIB, None, "tokens", "rows of the embedding")
+LAYERS = _int("num_hidden_layers", 1, 1024, None, "layers", "of a decoder or encoder")
+WIRE_FRAME_BYTES = _int("frame", 0, 256 * MIB, None, "bytes", "one message between daemon and worker")
+GRAMMAR_BYTES = _int("grammar", 1, 256 * 1024, None, "bytes", "compiled once per request")

@@ -1,0 +1,1 @@
+"""See the docstring that the room's first commit writes here."""
