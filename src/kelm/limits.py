@@ -103,6 +103,7 @@ STEP_TOKENS = _int(
     "step_tokens", 16, 1 << 16, 512, "tokens", "the budget of one step: a long prompt is cut into chunks"
 )
 DRAIN_S = _num("drain_s", 0, 3600, 5, "seconds", "what SIGTERM leaves to unfinished requests")
+MEMORY_BYTES = _int("memory", 64 * MIB, 1 << 50, None, "bytes", "under it no model and its KV fit")
 MEMORY_SHARE = _num("memory", 0.01, 1, 0.7, "", "of the least of RAM, cgroup limit and what is available at start")
 
 # --- Memory ----------------------------------------------------------------------------------------------
