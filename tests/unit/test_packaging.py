@@ -72,7 +72,8 @@ def test_with_a_compiler_the_wheel_carries_the_kernels(tree: Path) -> None:
 
 def test_the_source_distribution_can_build_it_all(tree: Path) -> None:
     sdist = build(tree, "sdist")
-    names = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "CMakeLists.txt", "LICENSE", "src/kelm/csrc/module.cpp"} <= names
     assert "src/kelm/data/models/example/model.safetensors" in names
 
