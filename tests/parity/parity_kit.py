@@ -98,7 +98,7 @@ def make_lively(model: transformers.PreTrainedModel, seed: int, logit_std: float
     ids = torch.randint(model.config.vocab_size, (1, 64), generator=generator)
     std = float(model(ids).logits.std())
     cap = getattr(model.config, "final_logit_softcapping", None)
-    last = [m for n, m in model.named_parameters() if n in ("model.norm.weight", "transformer.ln_f.weight")][0]
+    last = next(m for n, m in model.named_parameters() if n in ("model.norm.weight", "transformer.ln_f.weight"))
     if cap is None:
         shift = 1.0 if "gemma" in model.config.model_type else 0.0
         last.copy_((last + shift) * (logit_std / std) - shift)
