@@ -1,10 +1,10 @@
 """The arena's slabs, cut into the blocks of KV groups. Numbers only; the bytes are in worker/arena.py.
 
-    free slab ──take──> slab of a group: every block is one of
-                            free    in ``open[slab]``
-                            held    reference count >= 1 (tables of sequences)
-                            idle    count 0, but its content is cached: evicted, oldest first, when the pool is dry
-    the last block of a slab is freed ──> free slab again, for any group of any model
+free slab ──take──> slab of a group: every block is one of
+                        free    in ``open[slab]``
+                        held    reference count >= 1 (tables of sequences)
+                        idle    count 0, but its content is cached: evicted, oldest first, when the pool is dry
+the last block of a slab is freed ──> free slab again, for any group of any model
 """
 
 from __future__ import annotations

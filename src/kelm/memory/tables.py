@@ -1,8 +1,8 @@
 """The block tables of one sequence: for each KV group, which block holds positions i * block_tokens and on.
 
-    full group     7  3  9  4          absolute index: entry i is always block i of the sequence
-    window group  -1 -1  5  2          behind the window the blocks are free already
-                            └ shared with a fork? copied before it is written
+full group     7  3  9  4          absolute index: entry i is always block i of the sequence
+window group  -1 -1  5  2          behind the window the blocks are free already
+                        └ shared with a fork? copied before it is written
 """
 
 from __future__ import annotations
