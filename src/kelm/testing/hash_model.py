@@ -97,7 +97,8 @@ class HashModel:
         starts = np.zeros(span.length, np.int64)
         if group.window is not None:
             starts = np.maximum(0, ends + start - group.window) - start
-        return sums[ends] - sums[np.maximum(starts, 0)]
+        seen: NDArray[np.uint64] = sums[ends] - sums[np.maximum(starts, 0)]
+        return seen
 
 
 def open_hash_model(model: HashModel, context_tokens: int = 4096) -> Callable[[Load, Progress], Opened]:

@@ -23,9 +23,9 @@ def open_checkpoint(command: Load, progress: Progress) -> Opened:
     """Raises ModelFormatError, UnsupportedModel."""
     import torch
 
-    from kelm.models import loader
+    from kelm.models.loader import load
 
-    model = loader.load(command.files, command.dtype, progress)
+    model = load(command.files, command.dtype, progress)
     kind: torch.dtype = getattr(torch, model.info.dtype)
 
     def attach(views: list[NDArray[np.generic]]) -> None:
