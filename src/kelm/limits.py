@@ -38,7 +38,8 @@ class Bound:
         if not ok:
             raise InvalidRequest(f"{name} must be {wanted}, got {_shown(value)}", param=name)
         assert isinstance(value, (int, float))
-        if not math.isfinite(value) or not self.least <= value <= self.most:
+        # A huge int is compared, never converted: math.isfinite(10**400) overflows.
+        if (isinstance(value, float) and not math.isfinite(value)) or not self.least <= value <= self.most:
             raise InvalidRequest(
                 f"{name} must be between {self.least:g} and {self.most:g} {self.unit}".rstrip()
                 + f", got {_shown(value)}",
@@ -145,5 +146,10 @@ CONFIG_BYTES = _int("config.json", 2, 4 * MIB, None, "bytes", "parsed in the dae
 TOKENIZER_BYTES = _int("tokenizer.json", 2, 128 * MIB, None, "bytes", "the largest known is about 35 MB")
 VOCAB = _int("vocab_size", 1, 4 * MIB, None, "tokens", "rows of the embedding")
 LAYERS = _int("num_hidden_layers", 1, 1024, None, "layers", "of a decoder or encoder")
+WIDTH = _int("hidden_size", 1, 1 << 20, None, "", "of hidden and intermediate states")
+HEADS = _int("num_attention_heads", 1, 4096, None, "heads", "of one layer")
+HEAD_DIM = _int("head_dim", 1, 4096, None, "", "of one head")
+POSITIONS = _int("max_position_embeddings", 1, 1 << 24, None, "tokens", "the longest context a checkpoint may claim")
+LABELS = _int("num_labels", 1, 1 << 16, None, "labels", "of a classifier")
 WIRE_FRAME_BYTES = _int("frame", 0, 256 * MIB, None, "bytes", "one message between daemon and worker")
 GRAMMAR_BYTES = _int("grammar", 1, 256 * 1024, None, "bytes", "compiled once per request")
