@@ -135,6 +135,9 @@ def test_unknown_architecture_and_missing_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     with pytest.raises(ModelFormatError, match="lack"):
         load_fallback(files, "auto")
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["Olmo2ForSomethingElse"]}))
+    with pytest.raises(UnsupportedModel, match="generate"):
+        load_fallback(files, "auto")
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "nobody_knows"}))
     with pytest.raises(UnsupportedModel, match="nobody_knows"):
         load_fallback(files, "auto")

@@ -68,13 +68,13 @@ class SamplingParams:
             limits.LOGIT_BIAS.check(value)
         if self.min_tokens > max_tokens:
             raise InvalidRequest(f"min_tokens is {self.min_tokens}, more than max_tokens ({max_tokens})")
-        ends = () if self.ignore_eos else tokenizer.eos_ids
+        ends: tuple[int, ...] = () if self.ignore_eos else tokenizer.eos_ids
         return Sampling(
             seed=secrets.randbits(63) if self.seed is None else self.seed,
             max_tokens=max_tokens,
             min_tokens=self.min_tokens,
             temperature=self._own("temperature", own),
-            top_k=max(0, self._own("top_k", own)),
+            top_k=max(0, int(self._own("top_k", own))),
             top_p=self._own("top_p", own),
             min_p=self._own("min_p", own),
             repetition_penalty=self._own("repetition_penalty", own),

@@ -1,4 +1,4 @@
-"""Runs submitted work on an Engine to its end, and turns its reports into texts: the daemon's part, without a daemon."""
+"""Runs work on an Engine to its end and turns its reports into texts: the daemon's part, without a daemon."""
 
 from __future__ import annotations
 

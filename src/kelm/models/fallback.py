@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from kelm.errors import InvalidRequest
 from kelm.models.batch import Batch, KVGroup, Span
 from kelm.models.hf_folder import build_model
+from kelm.models.info import ModelInfo
 
 
 @dataclass(slots=True)
@@ -127,26 +128,12 @@ class FallbackDecoder:
         return logits
 
 
-@dataclass(frozen=True, slots=True)
-class FallbackInfo:
-    """The facts of wire.Loaded."""
-
-    kind: str
-    architecture: str
-    dtype: str
-    parameters: int
-    weight_bytes: int
-    max_context_tokens: int
-    vocab: int
-    hidden: int
-
-
-def load_fallback(files: Mapping[str, str], dtype: str) -> tuple[FallbackDecoder, FallbackInfo]:
+def load_fallback(files: Mapping[str, str], dtype: str) -> tuple[FallbackDecoder, ModelInfo]:
     """Build a decoder or encoder-decoder. Raises UnsupportedModel, ModelFormatError."""
     model = build_model(files, dtype)
     decoder = FallbackDecoder(model)
     config = model.config.get_text_config(decoder=True)
-    return decoder, FallbackInfo(
+    return decoder, ModelInfo(
         kind="encoder-decoder" if decoder.is_encoder_decoder else "decoder",
         architecture=str(model.config.model_type),
         dtype=str(model.dtype).removeprefix("torch."),
@@ -155,6 +142,7 @@ def load_fallback(files: Mapping[str, str], dtype: str) -> tuple[FallbackDecoder
         max_context_tokens=_context(config),
         vocab=decoder.vocab,
         hidden=int(config.hidden_size),
+        tasks=("generate",),
     )
 
 

@@ -53,9 +53,10 @@ def _load(folder: str, config: dict[str, Any], dtype: str) -> Any:
         raise UnsupportedModel(
             f"config.json: model_type {name!r} is neither a native family nor known to the installed transformers"
         ) from None
-    for auto in (AutoModelForSeq2SeqLM, AutoModelForCausalLM):
-        if type(parsed) in auto._model_mapping and bool(parsed.is_encoder_decoder) == (auto is AutoModelForSeq2SeqLM):
-            return _from_pretrained(auto, folder, parsed, dtype)
+    auto = AutoModelForSeq2SeqLM if parsed.is_encoder_decoder else AutoModelForCausalLM
+    made = auto._model_mapping[type(parsed)].__name__ if type(parsed) in auto._model_mapping else None
+    if made is not None and made in (config.get("architectures") or [made]):
+        return _from_pretrained(auto, folder, parsed, dtype)
     raise UnsupportedModel(f"config.json: model_type {name!r} is not a language model that can generate text")
 
 
