@@ -115,7 +115,8 @@ WORKER_DEATHS_ALONE = _int(
     "worker_deaths_alone", 1, 10, 2, "deaths", "a request that kills its worker alone so often is failed"
 )
 RESTART_BACKOFF_S = _num("restart_backoff", 0, 60, 0.2, "seconds", "doubles with each death without a step in between")
-HELPER_CALL_S = _num("helper_call", 0.1, 60, 5, "seconds", "a template or tokenizer that takes longer is killed")
+HELPER_CALL_S = _num("helper_call", 0.1, 60, 5, "seconds", "a template or grammar that takes longer is killed")
+HELPER_LOAD_S = _num("helper_load", 0.1, 300, 30, "seconds", "a tokenizer read for the first time: 35 MB take 5 s")
 HELPER_MEMORY_BYTES = _int(
     "helper_memory", 64 * MIB, 8 * GIB, GIB, "bytes", "address space above what the helper starts with"
 )
