@@ -24,6 +24,12 @@ class Bound:
     why: str
     integer: bool = True
 
+    @property
+    def value(self) -> float:
+        """The default of a bound that always has one."""
+        assert self.default is not None, self.name
+        return self.default
+
     def check(self, value: object, *, field: str | None = None) -> None:
         """Raise InvalidRequest unless ``value`` is a finite number of the right kind inside the range."""
         name = field or self.name
@@ -117,6 +123,16 @@ WORKER_DEATHS_ALONE = _int(
     "worker_deaths_alone", 1, 10, 2, "deaths", "a request that kills its worker alone so often is failed"
 )
 RESTART_BACKOFF_S = _num("restart_backoff", 0, 60, 0.2, "seconds", "doubles with each death without a step in between")
+WORKER_HANG_S = _num(
+    "worker_hang", 1, 3600, 300, "seconds", "a worker with work that reports nothing for so long is killed"
+)
+WORKER_QUIT_S = _num("worker_quit", 0.1, 60, 3, "seconds", "what Quit leaves to a worker before SIGKILL")
+WORKER_START_TRIES = _int(
+    "worker_start_tries", 1, 100, 5, "starts", "in a row without a hello, then requests stop waiting for it"
+)
+COMMAND_BACKLOG_BYTES = _int(
+    "command_backlog", 0, 256 * MIB, 64 * MIB, "bytes", "unsent commands past which nothing new is admitted"
+)
 HELPER_CALL_S = _num("helper_call", 0.1, 60, 5, "seconds", "a template or tokenizer that takes longer is killed")
 HELPER_MEMORY_BYTES = _int(
     "helper_memory", 64 * MIB, 8 * GIB, GIB, "bytes", "address space above what the helper starts with"

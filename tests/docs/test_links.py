@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from markdown import ROOT, Document
+from documents import ROOT, Document
 
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 CODE_PATH = re.compile(r"`((?:src|tests|docs|recipes|scripts)/[\w./-]+)`")
