@@ -23,9 +23,12 @@ def open_checkpoint(command: Load, progress: Progress) -> Opened:
     """Raises ModelFormatError, UnsupportedModel."""
     import torch
 
+    from kelm.models.encoder import LoadedEncoder
     from kelm.models.loader import load
 
     model = load(command.files, command.dtype, progress)
+    if isinstance(model, LoadedEncoder):
+        return Opened(_loaded(command.model, model.name, model.info), encoder=model)
     kind: torch.dtype = getattr(torch, model.info.dtype)
 
     def attach(views: list[NDArray[np.generic]]) -> None:
