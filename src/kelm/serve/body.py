@@ -20,11 +20,11 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 async def read(request: Request, kind: type[T]) -> T:
-    """The body as a checked ``kind``.
+    """The body as a checked ``kind``. No body is an object without fields.
 
     Raises PayloadTooLarge, RequestTimeout, InvalidRequest (not JSON, too deep, or a field is wrong), Cancelled.
     """
-    return fields.parse(kind, parse_json(await read_bytes(request)))
+    return fields.parse(kind, parse_json(await read_bytes(request) or b"{}"))
 
 
 async def read_bytes(request: Request) -> bytes:
@@ -67,8 +67,6 @@ def _too_large(size: int) -> PayloadTooLarge:
 
 def parse_json(body: bytes) -> Any:
     """The value of a JSON text. NaN, Infinity, lone surrogates and bytes that are not UTF-8 are refused."""
-    if not body:
-        raise InvalidRequest("the body is empty; send a JSON object", param="body")
     check_shape(body)
     try:
         return msgspec.json.decode(body)
@@ -102,4 +100,6 @@ def check_shape(body: bytes) -> None:
 
 def _plain(error: Exception) -> str:
     """Without Python's own words for a codec or an integer's digits."""
-    return str(error) if isinstance(error, msgspec.DecodeError) else "it holds bytes that are not UTF-8 or a huge number"
+    return (
+        str(error) if isinstance(error, msgspec.DecodeError) else "it holds bytes that are not UTF-8 or a huge number"
+    )

@@ -1,7 +1,7 @@
 """Chat messages: roles, and content as a string or as text parts. What a template is given is plain text only.
 
 A message that we answered with may be sent back as it came (``refusal: null``, ``annotations: []``, ...).
-``developer`` is OpenAI's newer word for ``system``; templates know the older one.
+What a role means to a template, ``developer`` included, is kelm.text.chat's business.
 """
 
 from __future__ import annotations
@@ -57,8 +57,7 @@ def _message(field: str, entry: object) -> Message:
 def _role(field: str, role: object) -> str:
     if role in _OTHER_ROLES:
         raise UnsupportedField(f"{field} {role!r} is not supported here: tool calls are not supported yet", param=field)
-    found = OneOf(ROLES)(field, role)
-    return "system" if found == "developer" else found
+    return OneOf(ROLES)(field, role)
 
 
 def _check_foreign(field: str, name: str, value: object) -> None:

@@ -1,6 +1,6 @@
 """JSON answers, and OpenAI's error shape for everything that goes wrong.
 
-    {"error": {"message": ..., "type": ..., "param": ... or null, "code": ...}}
+{"error": {"message": ..., "type": ..., "param": ... or null, "code": ...}}
 """
 
 from __future__ import annotations
@@ -41,4 +41,3 @@ def error_reply(error: KelmError, headers: Mapping[str, str] | None = None) -> R
     if error.retry_after_s is not None:
         extra["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     return reply(error_body(error), error.status, extra)
-

@@ -59,8 +59,6 @@ class SamplingFields:
     ignore_eos: Annotated[bool, Flag()] = False
     prompt_logprobs: Annotated[int | None, Number(limits.PROMPT_LOGPROBS)] = None
     return_token_ids: Annotated[bool, Flag()] = False
-    add_special_tokens: Annotated[bool | None, Flag()] = None
-    """None: yes for a text prompt; no for chat, whose template writes them."""
     stream: Annotated[bool, Flag()] = False
     stream_options: Annotated[
         dict[str, bool] | None, Object({"include_usage": Flag(), "include_obfuscation": Only((False,))})
@@ -79,6 +77,8 @@ class CompletionRequest(SamplingFields):
     max_tokens: Annotated[int | None, Number(limits.MAX_TOKENS)] = None
     logprobs: Annotated[int | None, Number(limits.LOGPROBS)] = None
     echo: Annotated[bool, Flag()] = False
+    add_special_tokens: Annotated[bool, Flag()] = True
+    """What the tokenizer itself puts around a text (bos); token ids are taken as they are."""
     best_of: Annotated[int | None, Number(limits.N)] = None
     """Only when it equals n: choices are never thrown away."""
 
@@ -109,6 +109,8 @@ class ChatRequest(SamplingFields):
     service_tier: Annotated[object, Only(("auto", "default"))] = None
     store: Annotated[object, Only((False,))] = None
     verbosity: Annotated[object, Only(("medium",))] = None
+    add_special_tokens: Annotated[object, Only((False,))] = None
+    """The template writes them."""
     metadata: Annotated[dict[str, str] | None, _METADATA] = None
     safety_identifier: Annotated[str | None, _NAME] = None
     prompt_cache_key: Annotated[str | None, _NAME] = None
@@ -173,7 +175,7 @@ class TokenizeRequest:
     """None: the one model that is resident."""
     prompt: Annotated[str | None, TEXT] = None
     messages: Annotated[list[Message] | None, Messages(limits.MESSAGES)] = None
-    add_special_tokens: Annotated[bool | None, Flag()] = None
+    add_special_tokens: Annotated[bool, Flag()] = True
     add_generation_prompt: Annotated[bool, Flag()] = True
     return_token_strs: Annotated[bool, Flag()] = False
 
