@@ -7,13 +7,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from markdown import ROOT, Document
+from documents import ROOT, Document
 
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 CODE_PATH = re.compile(r"`((?:src|tests|docs|recipes|scripts)/[\w./-]+)`")
 TEXT = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".cpp", ".hpp", ".json", ".cfg", ".sh", ".js", ""}
 # Spelled apart so that this file is not a find of its own.
-WORKPLACE = re.compile("|".join(["/" + "work/", "sub" + "agent", "room" + r"/\w", "work" + r"tree\b", "/opt/" + "pypi"]))
+WORKPLACE = re.compile(
+    "|".join(["/" + "work/", "sub" + "agent", "room" + r"/\w", "work" + r"tree\b", "/opt/" + "pypi"])
+)
 
 
 def ids(path: Path) -> str:

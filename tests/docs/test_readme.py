@@ -15,7 +15,7 @@ import sys
 import tomllib
 
 import pytest
-from markdown import LINK, ROOT, Document
+from documents import LINK, ROOT, Document
 
 ENGLISH = Document.read(ROOT / "README.md")
 CHINESE = Document.read(ROOT / "README.zh.md")

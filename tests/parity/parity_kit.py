@@ -79,26 +79,30 @@ def edit_config(files: dict[str, str], **changes: object) -> None:
 
 
 @torch.no_grad()
-def make_lively(model: transformers.PreTrainedModel, seed: int, logit_std: float = 5.0) -> None:
-    """Random weights under which every part of the model shows: peaked attention, norms and biases away from their
-    defaults, logits with a standard deviation of about ``logit_std`` (within 2 to 10)."""
+def make_lively(model: transformers.PreTrainedModel, seed: int) -> None:
+    """Random weights under which every part of a decoder shows: peaked attention, biting soft caps, norms and biases
+    away from their defaults, and logits with a standard deviation of 2 to 10."""
     generator = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
-        noise = torch.randn(p.shape, generator=generator)
-        if p.ndim == 1:
-            is_norm_weight = "norm" in name.lower() or ".ln_" in name
-            p.copy_(p + 0.3 * noise if is_norm_weight and not name.endswith("bias") else 0.3 * noise)
-        elif "embed" in name or "wte" in name or "wpe" in name:
-            p.copy_(noise)
-        else:
-            fan_in = p.shape[0] if type(model).__name__.startswith("GPT2") and "lm_head" not in name else p.shape[1]
-            peak = 1.8 if any(part in name for part in ("q_proj", "k_proj", "c_attn")) else 1.0
-            p.copy_(noise * peak / fan_in**0.5)
+        p.copy_(_lively(name, p, torch.randn(p.shape, generator=generator)))
     model.eval()
+    cap, model.config.final_logit_softcapping = getattr(model.config, "final_logit_softcapping", None), None
     ids = torch.randint(model.config.vocab_size, (1, 64), generator=generator)
     std = float(model(ids).logits.std())
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    last = [m for n, m in model.named_parameters() if n in ("model.norm.weight", "transformer.ln_f.weight")][0]
-    if cap is None:
-        shift = 1.0 if "gemma" in model.config.model_type else 0.0
-        last.copy_((last + shift) * (logit_std / std) - shift)
+    norm = next(m for n, m in model.named_parameters() if n in ("model.norm.weight", "transformer.ln_f.weight"))
+    stored_minus_one = 1.0 if "gemma" in model.config.model_type else 0.0
+    norm.copy_((norm + stored_minus_one) * ((cap or 5.0) / std) - stored_minus_one)
+    model.config.final_logit_softcapping = cap
+
+
+def _lively(name: str, p: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """A value for parameter ``name`` (``p``: its default)."""
+    if p.ndim == 1:
+        is_scale = name.endswith("weight")  # of a norm
+        wide = 1.0 if "q_norm" in name or "k_norm" in name else 0.0
+        return p + wide + 0.3 * noise if is_scale else 0.3 * noise
+    if any(part in name for part in ("embed", "wte", "wpe")):
+        return noise
+    fan_in = p.shape[0] if ".h." in name else p.shape[1]  # GPT-2's linears lie as [in, out]
+    sharp = 2.2 if any(part in name for part in ("q_proj", "k_proj", "c_attn")) else 1.0
+    return noise * sharp / fan_in**0.5

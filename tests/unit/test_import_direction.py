@@ -47,7 +47,20 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Room or top-level module -> rooms it may import besides itself. A new room starts by adding its row."""
 
-NO_TORCH = ("wire", "config", "machine", "suggest", "memory", "sched", "store", "text", "kernel", "serve", "cli", "observe")
+NO_TORCH = (
+    "wire",
+    "config",
+    "machine",
+    "suggest",
+    "memory",
+    "sched",
+    "store",
+    "text",
+    "kernel",
+    "serve",
+    "cli",
+    "observe",
+)
 """Rooms of the daemon and the command line: importing torch would cost them 2 s and 220 MB."""
 
 HEAVY = {"torch", "transformers", "peft", "safetensors.torch", "accelerate", "tensorflow", "jax"}

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from kelm import limits
 from kelm.kernel.link import Link
@@ -62,9 +63,8 @@ class Child:
 
     async def hello(self) -> Hello:
         """Its first message. Raises NeverUp when that isn't a hello of our protocol within limits.WORKER_START_S."""
-        await asyncio.wait(
-            [self._hello, self._lost], timeout=limits.WORKER_START_S.value, return_when=asyncio.FIRST_COMPLETED
-        )
+        either: list[asyncio.Future[Any]] = [self._hello, self._lost]
+        await asyncio.wait(either, timeout=limits.WORKER_START_S.value, return_when=asyncio.FIRST_COMPLETED)
         if self._lost.done():
             raise NeverUp(self._lost.result())
         if not self._hello.done():

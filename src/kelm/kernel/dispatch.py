@@ -71,6 +71,12 @@ class Dispatcher:
         if self._suspects.gone(pid):
             self._settle_all()
 
+    def returned(self, job: Job) -> None:
+        """The worker answered what it was given and wants to be given the rest."""
+        self._given.discard(job.record.pid)
+        self._parked.discard(job.record.pid)
+        self.settle(job)
+
     def drop_choice(self, pid: int, choice: int) -> None:
         """The daemon decided that one choice is over; the others go on."""
         if pid in self._given:
@@ -82,8 +88,9 @@ class Dispatcher:
         self._step = step
 
     def step_ended(self) -> None:
+        """Also told of reports that only bring counters up to date; those are no steps."""
+        self._stepped = self._stepped or self._step is not None
         self._step = None
-        self._stepped = True
 
     def progressed(self, pid: int) -> None:
         """It got something that it did not have when the worker died: it is not the culprit."""

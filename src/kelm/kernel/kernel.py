@@ -138,7 +138,8 @@ class Kernel:
         for tokens in request.inputs:
             check_prompt(tokens, 0, model.info)
         self._admission.check(1, self._supervisor.backlog_bytes)
-        job = EncodeJob(self._record(request, model, request.task, 1), request, self._work)
+        record = self._record(request, model, request.task, 1)
+        job = EncodeJob(record, request, self.settings.step_tokens, self._work)
         self._work.enter(job)
         return await job.result()
 

@@ -1,4 +1,4 @@
-"""The conversation with the worker about models: Load and Unload, what it answers, and what its death means for them."""
+"""The conversation with the worker about models: Load and Unload, its answers, and what its death means."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from kelm import limits
-from kelm.errors import KelmError, WorkerFailed, by_code
+from kelm.errors import WorkerFailed, by_code
 from kelm.wire.messages import Command, Load, Loaded, LoadFailed, LoadProgress, Unload, Unloaded
 
 log = logging.getLogger(__name__)

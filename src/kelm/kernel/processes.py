@@ -1,10 +1,10 @@
 """The process table: who is in the daemon, in which state, on whose account.
 
-    queued ──► running ──► done
-      ▲  │      │ ▲  │
-      │  │      ▼ │  └───► failed, cancelled     (from every unfinished state)
-      │  └──► paused ─────► done                 (its last tokens were on the way)
-      └── running, paused                        (the worker died: its blocks are gone)
+queued ──► running ──► done
+  ▲  │      │ ▲  │
+  │  │      ▼ │  └───► failed, cancelled     (from every unfinished state)
+  │  └──► paused ─────► done                 (its last tokens were on the way)
+  └── running, paused                        (the worker died: its blocks are gone)
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from kelm import limits
 from kelm.clock import Clock
 from kelm.errors import Unavailable
 from kelm.kernel.child import Child, NeverUp
-from kelm.wire.messages import Command, Hello, Quit, Report, Step
+from kelm.wire.messages import Command, Encoded, Hello, Quit, Report, Step, StepBegin
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ class Supervisor:
         self._busy = False
         self._failed_starts = 0
         self._barren_deaths = 0
+        """In a row, without a step in between."""
+        self._in_step = False
         self.restarts = 0
         self.hello: Hello | None = None
         """Of the worker that is up; None between two."""
@@ -124,6 +126,7 @@ class Supervisor:
             up.set_result(None)
         reason = await child.gone()
         self.hello = None
+        self._in_step = False
         self._barren_deaths += 1
         if not self._stop.is_set():
             self.restarts += 1
@@ -144,8 +147,10 @@ class Supervisor:
 
     def _report(self, report: Report) -> None:
         self._heard_s = self._clock.monotonic_s()
-        if isinstance(report, Step):
-            self._barren_deaths = 0  # the next death is the first one again
+        if isinstance(report, StepBegin):
+            self._in_step = True
+        elif isinstance(report, Step | Encoded) and self._in_step:
+            self._in_step, self._barren_deaths = False, 0
         self._listener.report(report)
 
     async def _back_off(self) -> None:

@@ -49,6 +49,9 @@ class Work:
     def settle(self, job: Job) -> None:
         self._dispatcher.settle(job)
 
+    def returned(self, job: Job) -> None:
+        self._dispatcher.returned(job)
+
     def drop_choice(self, pid: int, choice: int) -> None:
         self._dispatcher.drop_choice(pid, choice)
 
@@ -134,6 +137,7 @@ class Work:
         job = self._table.get(encoded.pid)
         if isinstance(job, EncodeJob):
             job.receive(encoded)
+            self._dispatcher.progressed(encoded.pid)
 
     def _failed(self, failed: Failed) -> None:
         job = self._table.get(failed.pid)

@@ -47,6 +47,7 @@ class LoadedDecoder:
         for group, tensor in zip(self.groups, kv, strict=True):
             got, wanted = tensor.shape, (len(group.layers), group.kv_heads, 2, group.head_dim)
             assert (*got[2:5], got[6]) == wanted, f"KV of shape {tuple(got)} for {group}"
+            assert paged.KV_TILE % got[5] == 0, f"block_tokens {got[5]} does not divide {paged.KV_TILE}"
         self._kv = tuple(kv)
 
     @torch.inference_mode()

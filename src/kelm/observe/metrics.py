@@ -63,10 +63,18 @@ class Metrics:
         )
         self.preemptions = Counter("vllm:num_preemptions", "Sequences that lost their blocks", registry=registry)
         self.ttft = Histogram(
-            "vllm:time_to_first_token_seconds", "Arrival to first token", _MODEL, buckets=_TTFT_BUCKETS, registry=registry
+            "vllm:time_to_first_token_seconds",
+            "Arrival to first token",
+            _MODEL,
+            buckets=_TTFT_BUCKETS,
+            registry=registry,
         )
         self.itl = Histogram(
-            "vllm:inter_token_latency_seconds", "Between a choice's tokens", _MODEL, buckets=_ITL_BUCKETS, registry=registry
+            "vllm:inter_token_latency_seconds",
+            "Between a choice's tokens",
+            _MODEL,
+            buckets=_ITL_BUCKETS,
+            registry=registry,
         )
         self.e2e = Histogram(
             "vllm:e2e_request_latency_seconds", "Arrival to end", _MODEL, buckets=_E2E_BUCKETS, registry=registry
@@ -76,11 +84,15 @@ class Metrics:
         )
         self.blocks_free = Gauge("kelm_kv_blocks_free", "KV blocks that nobody holds", registry=registry)
         self.blocks_total = Gauge("kelm_kv_blocks_total", "KV blocks of the arena", registry=registry)
-        self.recomputed = Counter("kelm_recomputed_tokens", "Tokens computed again after a preemption", registry=registry)
+        self.recomputed = Counter(
+            "kelm_recomputed_tokens", "Tokens computed again after a preemption", registry=registry
+        )
         self.restarts = Counter("kelm_worker_restarts", "Workers started in place of a dead one", registry=registry)
         self.steps = Counter("kelm_steps", "Steps of the worker", ["executor"], registry=registry)
         self.loop_lag = Gauge(
-            "kelm_event_loop_lag_seconds", "Worst delay of the daemon's event loop in the last seconds", registry=registry
+            "kelm_event_loop_lag_seconds",
+            "Worst delay of the daemon's event loop in the last seconds",
+            registry=registry,
         )
         self._last: Counters | None = None
 

@@ -61,14 +61,15 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
-    """The n-th KV tile of the first query tiles of a pass; index tensors are [items, KV_TILE]."""
+    """The n-th KV tile of the first query tiles of a pass."""
 
-    at: tuple[Tensor, Tensor, Tensor]
-    """slab, block in it, slot in it."""
-    hidden: Tensor
-    """[items, 1, QUERY_TILE, KV_TILE] bool."""
+    items: int
+    blocks: tuple[Tensor, Tensor]
+    """slab, and block in it, of the tile's blocks: [items, KV_TILE / block_tokens] each."""
+    mask: Tensor | None
+    """[items, 1, 1, QUERY_TILE, KV_TILE] float32: 0 where a row sees a key, else -inf; None when all see all."""
     unseen: Tensor | None
-    """[items, KV_TILE, 1, 1, 1] bool: keys that no row of the item sees; None when there are none."""
+    """[items, 1, KV_TILE, 1] bool: keys that no row of the item sees; None when there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +128,20 @@ class _Tables:
         for i, span in enumerate(spans):
             self._blocks[i, : len(span.table)] = np.maximum(span.table, 0)
 
-    def locate(self, seq: Ints, position: Ints) -> tuple[Tensor, Tensor, Tensor]:
-        """slab, block, slot of each position; any valid place for positions beyond the table (they are masked)."""
-        index = np.minimum(position // self._block_tokens, self._blocks.shape[1] - 1)
-        block = self._blocks[seq, index]
-        where = block // self._per_slab, block % self._per_slab, position % self._block_tokens
-        return torch.from_numpy(where[0]), torch.from_numpy(where[1]), torch.from_numpy(where[2])
+    def rows(self, seq: Ints, position: Ints) -> tuple[Tensor, Tensor, Tensor]:
+        """slab, block, slot of each position."""
+        slab, block = self.blocks(seq, position // self._block_tokens)
+        return slab, block, torch.from_numpy(position % self._block_tokens)
+
+    def tile(self, seq: Ints, number: Ints) -> tuple[Tensor, Tensor]:
+        """slab and block of the blocks of KV tile ``number`` of each sequence."""
+        per_tile = KV_TILE // self._block_tokens
+        return self.blocks(seq[:, None], number[:, None] * per_tile + np.arange(per_tile))
+
+    def blocks(self, seq: Ints, index: Ints) -> tuple[Tensor, Tensor]:
+        """slab and block at ``index`` of a table; beyond its end any block (its keys are masked)."""
+        block = self._blocks[seq, np.minimum(index, self._blocks.shape[1] - 1)]
+        return torch.from_numpy(block // self._per_slab), torch.from_numpy(block % self._per_slab)
 
 
 def plan(spans: Sequence[Rows], shape: Sequence[int], sight: Sight) -> Plan:
@@ -147,7 +156,7 @@ def plan(spans: Sequence[Rows], shape: Sequence[int], sight: Sight) -> Plan:
         passes.append(_Pass(torch.from_numpy(part.rows.ravel()), tuple(_tiles(part, tables))))
     slot_of_row = np.zeros(len(seq), dtype=np.int64)
     slot_of_row[items.rows[items.filled]] = np.flatnonzero(items.filled)
-    return Plan(tables.locate(seq, position), tuple(passes), torch.from_numpy(slot_of_row))
+    return Plan(tables.rows(seq, position), tuple(passes), torch.from_numpy(slot_of_row))
 
 
 def _cut(spans: Sequence[Rows], sight: Sight) -> _Items:
@@ -165,14 +174,16 @@ def _cut(spans: Sequence[Rows], sight: Sight) -> _Items:
 
 def _tiles(items: _Items, tables: _Tables) -> Iterator[_Tile]:
     counts, first = items.tiles, items.first_tile
-    for number in range(int(counts[0])):
-        active = items.take(slice(0, int((counts > number).sum())))
-        base = (first[: len(active.seq)] + number) * KV_TILE
-        position = base[:, None] + np.arange(KV_TILE)  # [items, KV_TILE]
-        visible = (position[:, None] >= active.low[..., None]) & (position[:, None] <= active.high[..., None])
+    for nth in range(int(counts[0])):
+        active = items.take(slice(0, int((counts > nth).sum())))
+        number = first[: len(active.seq)] + nth
+        position = number[:, None, None] * KV_TILE + np.arange(KV_TILE)  # [items, 1, KV_TILE]
+        visible = (position >= active.low[..., None]) & (position <= active.high[..., None])
+        mask = None if visible.all() else np.where(visible, np.float32(0), np.float32(-np.inf))[:, None, None]
         seen = visible.any(1)
-        unseen = None if seen.all() else torch.from_numpy(~seen)[:, :, None, None, None]
-        yield _Tile(tables.locate(active.seq[:, None], position), torch.from_numpy(~visible).unsqueeze(1), unseen)
+        unseen = None if seen.all() else torch.from_numpy(~seen)[:, None, :, None]
+        blocks = tables.tile(active.seq, number)
+        yield _Tile(len(number), blocks, None if mask is None else torch.from_numpy(mask), unseen)
 
 
 def write_kv(kv: Tensor, layer: int, step: Plan, keys: Tensor, values: Tensor) -> None:
@@ -204,10 +215,11 @@ def _attend(q: Tensor, kv: Tensor, tiles: tuple[_Tile, ...], cap: float | None) 
     total = q.new_zeros(*q.shape[:3], 1)
     out = torch.zeros_like(q)
     for tile in tiles:
-        n = tile.hidden.shape[0]
+        n = tile.items
         k, v = _gather(kv, tile)
-        s = soft_cap(torch.matmul(q[:n], k.transpose(2, 3)), cap).view(n, kv_heads, group, QUERY_TILE, KV_TILE)
-        s = s.masked_fill_(tile.hidden.unsqueeze(1), -torch.inf).flatten(2, 3)
+        s = soft_cap(torch.matmul(q[:n], k.transpose(2, 3)), cap)
+        if tile.mask is not None:
+            s = (s.view(n, kv_heads, group, QUERY_TILE, KV_TILE) + tile.mask).view(s.shape)
         higher = torch.maximum(top[:n], s.amax(-1, keepdim=True))
         weight, kept = torch.exp(s - higher), torch.exp(top[:n] - higher)
         top[:n] = higher
@@ -219,9 +231,8 @@ def _attend(q: Tensor, kv: Tensor, tiles: tuple[_Tile, ...], cap: float | None) 
 
 def _gather(kv: Tensor, tile: _Tile) -> tuple[Tensor, Tensor]:
     """K and V of a tile, each [items, kv_heads, KV_TILE, head_dim] float32."""
-    slab, block, slot = tile.at
-    both = kv[slab, block, :, :, slot].float()  # [items, KV_TILE, kv_heads, 2, head_dim]
+    blocks = kv[tile.blocks].permute(3, 0, 2, 1, 4, 5)  # [2, items, kv_heads, blocks, block_tokens, head_dim]
+    both = torch.empty(blocks.shape, dtype=torch.float32).copy_(blocks).flatten(3, 4)
     if tile.unseen is not None:
-        both = both.masked_fill(tile.unseen, 0.0)
-    k, v = both.permute(3, 0, 2, 1, 4).unbind(0)
-    return k, v
+        both.masked_fill_(tile.unseen, 0.0)
+    return both[0], both[1]

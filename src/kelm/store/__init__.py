@@ -7,6 +7,7 @@ anything from a model's folder, never loads a tensor. May import: limits, errors
 
 from kelm.store.manifest import BlobRef, Manifest
 from kelm.store.names import Name
-from kelm.store.store import Progress, Store
+from kelm.store.progress import Progress
+from kelm.store.store import Store
 
 __all__ = ["BlobRef", "Manifest", "Name", "Progress", "Store"]

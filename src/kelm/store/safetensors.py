@@ -86,6 +86,7 @@ class _Failure:
         self.file = file
 
     def __call__(self, field: str, problem: str) -> Never:
+        field = field if field.isprintable() else ascii(field)
         field = field if len(field) <= 200 else field[:197] + "..."
         raise ModelFormatError(f"{self.file}: {field}: {problem}", param=field)
 
@@ -111,6 +112,8 @@ def _parse(raw: bytes, data_bytes: int, fail: _Failure) -> Header:
     most = int(limits.SAFETENSORS_TENSORS.most)
     if len(entries) > most:
         fail("header", f"names {len(entries)} tensors, at most {most} are read")
+    if "" in entries:
+        fail("header", "names a tensor ''")
     tensors = {name: _tensor(name, entry, fail) for name, entry in entries.items()}
     _check_cover(tensors, data_bytes, fail)
     return Header(tensors, metadata, 8 + len(raw))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,16 +18,10 @@ from kelm.store.home import Home
 from kelm.store.manifest import Manifest, content_digest
 from kelm.store.names import Name
 from kelm.store.packaged import FOLDER, SOURCE, Packaged
+from kelm.store.progress import Progress, counter, no_progress
 from kelm.suggest import did_you_mean
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, bytes done, bytes in all); may be called from several threads."""
-
-
-def no_progress(what: str, done_bytes: int, total_bytes: int) -> None:
-    """The Progress of somebody who does not look."""
 
 
 class Store:
@@ -182,15 +176,3 @@ class Store:
         for path in self.home.manifests.glob("*/*.json"):
             with suppress(InvalidRequest):  # not ours
                 yield Name.from_folder(path.parent.name, path.stem)
-
-
-def counter(what: str, total_bytes: int, progress: Progress) -> Callable[[int], None]:
-    """A blobs.Count that adds up and reports to ``progress``."""
-    done = 0
-
-    def count(size: int) -> None:
-        nonlocal done
-        done += size
-        progress(what, done, total_bytes)
-
-    return count
