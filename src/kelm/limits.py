@@ -48,7 +48,9 @@ class Bound:
             )
 
 
-_SHORT = reprlib.Repr(maxstring=60, maxother=60, maxlong=40, maxlist=4, maxdict=4, maxlevel=3)
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+_SHORT.maxlist = _SHORT.maxdict = 4
 
 
 def shown(value: object) -> str:
@@ -105,7 +107,7 @@ BODY_BYTES = _int("body", 0, 32 * MIB, None, "bytes", "a batch of the longest pr
 HEADER_BYTES = _int("headers", 0, 64 * 1024, None, "bytes", "read before any check")
 JSON_DEPTH = _int("body", 0, 64, None, "levels", "recursion in parsers and templates")
 JSON_STRINGS = _int("body", 0, 1 << 18, None, "strings", "each is an object in memory, whatever it is for")
-BODY_TIMEOUT_S = _num("body_timeout", 1, 3600, 60, "seconds", "until the whole body is here: a dribbling sender holds RAM")
+BODY_TIMEOUT_S = _num("body_timeout", 1, 3600, 60, "seconds", "until the whole body is here: dribbling holds memory")
 HEADER_TIMEOUT_S = _num("header_timeout", 1, 600, 10, "seconds", "until the headers are complete")
 KEEP_ALIVE_S = _int("keep_alive", 1, 3600, 60, "seconds", "an idle connection is closed")
 CONNECTIONS = _int("connections", 1, 8192, 2048, "sockets", "descriptors are finite")

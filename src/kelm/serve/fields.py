@@ -9,7 +9,6 @@ REFUSED says why), with near matches otherwise. null is the same as leaving a fi
 from __future__ import annotations
 
 import dataclasses
-from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 from kelm.errors import InvalidRequest, UnsupportedField
@@ -18,11 +17,15 @@ from kelm.serve.checks import Check, Schema, refuse, unknown
 T = TypeVar("T")
 
 
-@cache
+_tables: dict[type[Any], dict[str, Check]] = {}
+
+
 def table(kind: type[Any]) -> dict[str, Check]:
     """Field name -> check, in the order of the dataclass."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {field.name: hints[field.name].__metadata__[0] for field in dataclasses.fields(kind)}
+    if kind not in _tables:
+        hints = get_type_hints(kind, include_extras=True)
+        _tables[kind] = {field.name: hints[field.name].__metadata__[0] for field in dataclasses.fields(kind)}
+    return _tables[kind]
 
 
 def parse(kind: type[T], body: object) -> T:

@@ -1,4 +1,4 @@
-"""From what a client sent to token ids that the model can take: tokenized off the loop, inside vocabulary and context."""
+"""From what a client sent to token ids that the model can take: inside vocabulary and context, off the loop."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 from kelm import limits
 from kelm.errors import InvalidRequest
@@ -82,8 +83,8 @@ def build(
     bias = fields.logit_bias or {}
     check_vocabulary(model, list(bias), "logit_bias")
     check_vocabulary(model, fields.stop_token_ids, "stop_token_ids")
-    ends = () if fields.ignore_eos else model.tokenizer.eos_ids
-    picked = {bound.name: _first(getattr(fields, bound.name), own.get(bound.name), bound.default) for bound in _BOUNDS}
+    ends: tuple[int, ...] = () if fields.ignore_eos else tuple(model.tokenizer.eos_ids)
+    picked: Json = {bound.name: _first(getattr(fields, bound.name), own.get(bound.name), bound) for bound in _BOUNDS}
     picked["top_k"] = max(0, picked["top_k"])
     return Sampling(
         **picked,
@@ -99,5 +100,5 @@ def build(
     )
 
 
-def _first(*values: object) -> object:
-    return next(value for value in values if value is not None)
+def _first(asked: Any, own: Any, bound: Bound) -> Any:
+    return asked if asked is not None else own if own is not None else bound.default
