@@ -28,7 +28,7 @@ app.add_typer(config_app, name="config")
 def main() -> NoReturn:
     """Run the command of sys.argv. Exit codes: 0 ok, 1 failed, 2 usage or refused."""
     try:
-        app()
+        app(prog_name="kelm")
     except KelmError as error:
         print(f"kelm: {error.message}", file=sys.stderr)
         sys.exit(REFUSED if isinstance(error, ConfigError | InvalidRequest) else FAILED)
@@ -76,7 +76,7 @@ def _root(
 @app.command()
 def run(
     model: Model,
-    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="answer this and exit")] = None,
+    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="answer this and exit")] = None,
 ) -> None:
     """Chat with a model, or answer one prompt.
 
@@ -91,7 +91,7 @@ def run(
 @app.command()
 def serve(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="bring this model up too", autocompletion=_models)
+        str | None, typer.Argument(metavar="MODEL", help="bring this model up too", autocompletion=_models)
     ] = None,
     detach: Annotated[bool, typer.Option("-d", "--detach", help="in the background; returns when it is ready")] = False,
     host: Annotated[Value, typer.Option(metavar="ADDRESS", help="listen here [127.0.0.1]")] = None,

@@ -47,10 +47,11 @@ def _inodes(port: int) -> set[str]:
 
 
 def _holds(folder: Path, sockets: set[str]) -> bool:
+    """Whether the process of /proc/<pid> has one of these open; what another user's has can't be seen."""
     with suppress(OSError):
-        for entry in os.scandir(folder / "fd"):
+        for descriptor in os.listdir(folder / "fd"):
             with suppress(OSError):
-                if str(Path(entry.path).readlink()) in sockets:
+                if str((folder / "fd" / descriptor).readlink()) in sockets:
                     return True
     return False
 

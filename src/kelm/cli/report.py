@@ -23,7 +23,6 @@ def doctor(as_json: bool) -> None:
     if as_json:
         print_json([finding.as_json() for finding in findings])
     else:
-        rows = [(finding.state, finding.what, finding.found) for finding in findings]
-        print_table(("", "", ""), rows)
+        print_table((), [(finding.state, finding.what, finding.found) for finding in findings])
     if any(finding.state == "lacks" for finding in findings):
         sys.exit(1)

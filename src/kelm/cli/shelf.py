@@ -72,7 +72,7 @@ def show(model: str, as_json: bool) -> None:
         print_json(facts)
         return
     lines = [(name.replace("_", " "), _said(name, value)) for name, value in facts.items() if name != "files"]
-    print_table(("", ""), lines)
+    print_table((), lines)
     print()
     print_table(("FILE", "SIZE"), [(name, size(blob.size)) for name, blob in sorted(manifest.files.items())])
 

@@ -16,19 +16,22 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on stdout. Columns whose cells are numbers go to the right; a pipe gets whole lines, never cut ones."""
+    """A table on stdout. Columns of numbers go to the right; empty ``columns``: no heading. A pipe gets whole lines."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, column in enumerate(columns):
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(columns))
+    for number in range(len(columns) or len(rows[0])):
         right = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
+        heading = columns[number] if columns else ""
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
-    width = None if sys.stdout.isatty() else 1000
-    Console(width=width, highlight=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+    with console.capture() as drawn:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
 
 def size(count_bytes: float) -> str:
