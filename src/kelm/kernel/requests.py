@@ -8,6 +8,8 @@ import msgspec
 
 from kelm.wire.messages import FinishReason, Sampling, TokenLogprobs
 
+EncodingTask = Literal["embed", "classify", "token_classify", "fill_mask"]
+
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt, ``n`` choices, already tokenized."""
@@ -30,7 +32,7 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True):
 
     request_id: str
     model: str
-    task: Literal["embed", "classify", "token_classify", "fill_mask"]
+    task: EncodingTask
     inputs: list[list[int]]
     types: list[list[int]] = []
     normalize: bool = True
@@ -52,6 +54,8 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     ids: list[int] = []
     logprobs: list[TokenLogprobs] = []
+    offsets: list[int] = []
+    """For each id, the index in the choice's whole text of its first character."""
     finish: FinishReason | None = None
     stop: str | int | None = None
     """The stop string or token id that ended it."""
