@@ -52,7 +52,8 @@ class Tokenizer:
         bos, eos = self.named.get("bos_token"), self.named.get("eos_token")
         encoder.override_ends(backend, spec, bos, eos)
         self.bos_id = spec.bos_id if bos is None else self.token_id(bos)
-        self.eos_ids = tuple(dict.fromkeys([*spec.eos_ids, *([] if eos is None else [backend.token_to_id(eos)])]))
+        ends = (*spec.eos_ids, None if eos is None else self.token_id(eos))
+        self.eos_ids = tuple(dict.fromkeys(token for token in ends if token is not None))
         self.chat_templates = dict(spec.templates)
         self.chat_template = self.chat_templates.get("default")
 
@@ -78,6 +79,10 @@ class Tokenizer:
         """Two texts as a cross-encoder wants them: ids and token type ids, special tokens included."""
         pairs = self._encoder.encode_pair(first, second)
         return [token_id for token_id, _ in pairs], [kind for _, kind in pairs]
+
+    def encode_offsets(self, text: str) -> list[tuple[int, tuple[int, int]]]:
+        """``encode``, each id with the characters [start, end) of ``text`` that it stands for."""
+        return self._encoder.encode_offsets(text)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of ``ids``; broken UTF-8 becomes U+FFFD. Ids without a token are left out."""
