@@ -114,16 +114,24 @@ class Template:
                 parts.append(part)
         except _Refused as error:
             raise InvalidRequest(f"the model's chat template refuses these messages: {_short(error)}") from None
-        except InvalidRequest:
+        except (InvalidRequest, MemoryError):
             raise
         except Exception as error:  # whatever the template's code may raise is the request's failure, not ours
             raise InvalidRequest(f"the model's chat template failed on these messages: {_short(error)}") from None
         return "".join(parts)
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Operators that grow their operands run while rendering; Jinja would fold 9 ** (9 ** 9) while compiling."""
+
+    intercepted_binops = frozenset(["**", "*"])
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    environment = _Sandbox(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_Generation, jinja2.ext.loopcontrols],
     )
     environment.filters["tojson"] = _tojson
     environment.globals.update(raise_exception=_raise, namespace=_Namespace)
