@@ -15,8 +15,9 @@ id is replaced by the ids of its characters.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 from tokenizers import AddedToken, processors
@@ -27,6 +28,8 @@ from kelm.errors import InvalidRequest, KelmError, ModelFormatError
 from kelm.text.spec import Added, Spec
 
 Part = str | int
+Offsets = tuple[int, int]
+Kind = TypeVar("Kind")
 _STAND_INS = ("\U0010fffe", "\U0010ffff")
 """For tokens matched in raw and in normalized text. Noncharacters: Unicode keeps them out of interchanged text."""
 
@@ -95,6 +98,27 @@ class PlainEncoder:
         (a, of_a), (b, of_b) = self._assemble([first]), self._assemble([second])
         return list(self._run((a, b), of_a + of_b, True))
 
+    def encode_offsets(self, text: str) -> list[tuple[int, Offsets]]:
+        """(id, its characters [start, end) in ``text``), special tokens included; those stand for no characters."""
+        assembled, replacements = self._assemble([text])
+        try:  # the fast call has no offsets
+            encoding = self._backend.encode_batch([assembled])[0]
+        except BaseException as error:
+            raise _refusal(error, InvalidRequest, "the model's tokenizer cannot encode this text") from None
+        offsets: list[Offsets] = encoding.offsets
+        tokens = zip(encoding.ids, offsets, encoding.special_tokens_mask, strict=True)
+        added = self._inserted(assembled, replacements)
+        return [
+            (token_id, (start - bisect_left(added, start), end - bisect_left(added, end)))
+            for token_id, (start, end) in self._replace(tokens, iter(replacements))
+        ]
+
+    @staticmethod
+    def _inserted(assembled: str, replacements: list[list[int]]) -> list[int]:
+        """Where ``_assemble`` put a stand-in that no character of the text stands for."""
+        places = [i for i, char in enumerate(assembled) if char in _STAND_INS] if replacements else []
+        return [place for place, ids in zip(places, replacements, strict=True) if not ids]
+
     def _assemble(self, parts: Sequence[Part]) -> tuple[str, list[list[int]]]:
         """The string to encode and, for each stand-in in it, the ids that take its place."""
         replacements: list[list[int]] = []
@@ -134,8 +158,8 @@ class PlainEncoder:
         return self._replace(zip(ids, kinds, encoding.special_tokens_mask, strict=True), iter(replacements))
 
     def _replace(
-        self, tokens: Iterator[tuple[int, int, int]] | Any, replacements: Iterator[list[int]]
-    ) -> Iterator[tuple[int, int]]:
+        self, tokens: Iterator[tuple[int, Kind, int]], replacements: Iterator[list[int]]
+    ) -> Iterator[tuple[int, Kind]]:
         for token_id, kind, from_template in tokens:
             if token_id in self._ids:
                 yield from ((new, kind) for new in next(replacements))

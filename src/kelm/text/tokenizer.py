@@ -79,6 +79,10 @@ class Tokenizer:
         pairs = self._encoder.encode_pair(first, second)
         return [token_id for token_id, _ in pairs], [kind for _, kind in pairs]
 
+    def encode_offsets(self, text: str) -> list[tuple[int, tuple[int, int]]]:
+        """``encode``, each id with the characters [start, end) of ``text`` that it stands for."""
+        return self._encoder.encode_offsets(text)
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of ``ids``; broken UTF-8 becomes U+FFFD. Ids without a token are left out."""
         stream = IncrementalDetokenizer(self, skip_special_tokens)
