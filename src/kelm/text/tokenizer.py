@@ -52,7 +52,8 @@ class Tokenizer:
         bos, eos = self.named.get("bos_token"), self.named.get("eos_token")
         encoder.override_ends(backend, spec, bos, eos)
         self.bos_id = spec.bos_id if bos is None else self.token_id(bos)
-        self.eos_ids = tuple(dict.fromkeys([*spec.eos_ids, *([] if eos is None else [backend.token_to_id(eos)])]))
+        own = None if eos is None else self.token_id(eos)
+        self.eos_ids = tuple(dict.fromkeys([*spec.eos_ids, *([] if own is None else [own])]))
         self.chat_templates = dict(spec.templates)
         self.chat_template = self.chat_templates.get("default")
 

@@ -58,8 +58,8 @@ class Roster:
         resident = self._residency.get(generation.model)
         del generation.choices[sequence.choice]
         del resident.sequences[sequence.id]
-        if generation.leader is sequence:
-            self._hand_over(resident, sequence)
+        if generation.leader is sequence and generation.choices:
+            self._hand_over(sequence)
         self._release(resident, sequence)
         if not generation.choices:
             del self.generations[generation.pid]
@@ -84,7 +84,7 @@ class Roster:
         assert decoder is not None
         decoder.fork(parent.id, child.id)
 
-    def _hand_over(self, resident: Resident, leader: Sequence) -> None:
+    def _hand_over(self, leader: Sequence) -> None:
         """The leader ended before the prompt was computed: the next choice leads, from where it was."""
         generation = leader.generation
         heir = next(iter(generation.choices.values()))
