@@ -34,7 +34,7 @@ def compiler(family: str) -> tuple[Tokenizer, GrammarCompiler]:
 
 def allowed(state: GrammarState, width: int) -> list[int]:
     logits = np.zeros(width, dtype=np.float32)
-    state.apply(logits)
+    state.mask(logits)
     return [int(i) for i in np.flatnonzero(logits == 0)]
 
 
@@ -102,10 +102,10 @@ def test_replay_and_fork_reach_the_same_place() -> None:
     for token_id in known:
         state.accept(token_id)
     again, fork = compiled.start(text, known), state.fork()
-    expected = state.mask()
-    assert (again.mask() == expected).all() and (fork.mask() == expected).all()
+    expected = state.bitmask()
+    assert (again.bitmask() == expected).all() and (fork.bitmask() == expected).all()
     fork.accept(tokenizer.encode("s", add_special_tokens=False)[0])
-    assert (state.mask() == expected).all() and not (fork.mask() == expected).all()
+    assert (state.bitmask() == expected).all() and not (fork.bitmask() == expected).all()
 
 
 def test_a_token_that_does_not_fit_is_refused() -> None:

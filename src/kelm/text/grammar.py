@@ -76,7 +76,7 @@ class GrammarCompiler:
 
     def check(self, grammar: str) -> None:
         """Raise InvalidRequest for a grammar that doesn't compile, or that costs too much."""
-        self.start(grammar).mask()
+        self.start(grammar).bitmask()
 
     def start(self, grammar: str, known: Iterable[int] = ()) -> GrammarState:
         """The state before the first token, or after ``known`` ones (a request goes on after a restart)."""
@@ -108,7 +108,7 @@ class GrammarState:
         """Whether the text so far is a whole sentence of the grammar."""
         return self._ended or bool(self._matcher.is_accepting())
 
-    def mask(self) -> NDArray[np.uint32]:
+    def bitmask(self) -> NDArray[np.uint32]:
         """[ceil(vocab / 32)] bit i % 32 of word i // 32 set: token i may come next. End tokens only at an end.
 
         Raises InvalidRequest when the grammar costs more than its bounds at this place.
@@ -122,9 +122,9 @@ class GrammarState:
         self._check()
         return words
 
-    def apply(self, logits: NDArray[np.float32]) -> None:
+    def mask(self, logits: NDArray[np.float32]) -> None:
         """Set what may not come next to -inf, in place. ``logits``: [width], also wider than the vocabulary."""
-        bits = np.unpackbits(self.mask().view(np.uint8), bitorder="little")[: self._vocab_size]
+        bits = np.unpackbits(self.bitmask().view(np.uint8), bitorder="little")[: self._vocab_size]
         width = min(len(bits), len(logits))
         logits[:width][bits[:width] == 0] = -np.inf
         logits[width:] = -np.inf
