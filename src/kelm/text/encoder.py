@@ -51,6 +51,8 @@ def build(spec: Spec) -> Backend:
         extra = [token for token in spec.file.added_tokens if token.id < 0 and token.content]
         backend.add_tokens([_added(token, special=token.control) for token in extra])
         backend.encode_special_tokens = True
+        if backend.post_processor is None:  # as transformers: the second text of a pair is of type 1
+            backend.post_processor = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
         backend.encode_batch_fast(["probe"])
     except BaseException as error:  # a panic inside tokenizers is not an Exception
         raise _refusal(error, ModelFormatError, "tokenizer.json cannot be used") from None
@@ -65,7 +67,7 @@ def check_text(text: str) -> None:
         raise InvalidRequest(f"the text has a lone surrogate at character {error.start}; send valid Unicode") from None
     most = limits.PROMPT_BYTES.most
     if size > most:
-        raise InvalidRequest(f"the text has {size} bytes, the bound is {most:g}; send less", param="prompt")
+        raise InvalidRequest(f"the text has {size} bytes, the bound is {most:.0f}; send less", param="prompt")
 
 
 class PlainEncoder:
@@ -190,21 +192,6 @@ class PlainEncoder:
             [text] if backend.pre_tokenizer is None else [w for w, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
         )
         return [found.id for word in words if word for found in backend.model.tokenize(word)]
-
-
-def override_ends(backend: Backend, spec: Spec, bos: str | None, eos: str | None) -> None:
-    """Follow tokenizer_config.json's add_bos_token and add_eos_token, as transformers does when they are given."""
-    if spec.add_bos is None:
-        return
-    before = f"{bos}:0 " if spec.add_bos and bos else ""
-    after = f" {eos}:0" if spec.add_eos and eos else ""
-    second = f" {bos}:1" if before else ""
-    used = [token for token, on in ((bos, before), (eos, after)) if token and on]
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{before}$A:0{after}",
-        pair=f"{before}$A:0{after}{second} $B:1{after.replace(':0', ':1')}",
-        special_tokens=[(token, backend.token_to_id(token)) for token in dict.fromkeys(used)],
-    )
 
 
 def _added(token: Added, special: bool) -> AddedToken:
