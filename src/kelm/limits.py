@@ -42,7 +42,7 @@ class Bound:
         # A huge int is compared, never converted: math.isfinite(10**400) overflows.
         if (isinstance(value, float) and not math.isfinite(value)) or not self.least <= value <= self.most:
             raise InvalidRequest(
-                f"{name} must be between {self.least:g} and {self.most:g} {self.unit}".rstrip()
+                f"{name} must be between {self.least} and {self.most} {self.unit}".rstrip()
                 + f", got {shown(value)}",
                 param=name,
             )

@@ -11,7 +11,7 @@ from kelm.errors import InvalidRequest
 from kelm.models.loader import load
 from kelm.wire.messages import Encode
 
-CASES = [(family, head, seed) for family in CONFIGS for head in HEADS for seed in range(3)]
+CASES = [(family, head, seed) for family in CONFIGS for head in HEADS for seed in range(3 if head == "classify" else 1)]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
@@ -68,16 +68,16 @@ def test_results(pair):
         np.testing.assert_allclose(mine, theirs.numpy(), rtol=1e-4, atol=3e-5)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
-def test_embeddings_of_any_head_and_pooling(pair, pooling):
+def test_embeddings_of_any_head_and_pooling(pair):
     _, model, encoder = pair
-    inputs = texts(model, 6)
+    inputs = texts(model, 6, (1, 70, 130))
     types = types_for(model, inputs)
     states = reference(model.base_model, inputs, types)
-    got = encoder.run(encode("embed", inputs, types, pooling=pooling, normalize=False))
-    pooled = {"mean": lambda s: s.mean(0), "cls": lambda s: s[0], "last": lambda s: s[-1]}[pooling]
-    for mine, theirs in zip(got, states, strict=True):
-        np.testing.assert_allclose(mine, pooled(theirs).numpy(), rtol=1e-4, atol=1e-4)
+    pooled = {"mean": lambda s: s.mean(0), "cls": lambda s: s[0], "last": lambda s: s[-1]}
+    for pooling, pool in pooled.items():
+        got = encoder.run(encode("embed", inputs, types, pooling=pooling, normalize=False))
+        for mine, theirs in zip(got, states, strict=True):
+            np.testing.assert_allclose(mine, pool(theirs).numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_info(pair):

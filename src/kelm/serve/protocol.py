@@ -90,7 +90,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _head_too_slow(self) -> None:
         seconds = limits.HEADER_TIMEOUT_S.value
-        self._refuse(RequestTimeout(f"the headers were not complete within {seconds:g} seconds"))
+        self._refuse(RequestTimeout(f"the headers were not complete within {seconds} seconds"))
 
     def _refuse(self, error: KelmError) -> None:
         body = replies.encode(replies.error_body(error))

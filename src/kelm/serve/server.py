@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+from dataclasses import replace
 from types import FrameType
 
 import uvicorn
@@ -23,7 +24,6 @@ from kelm import limits
 from kelm.clock import SYSTEM
 from kelm.config import Settings
 from kelm.errors import ConfigError
-from kelm.kernel.daemonfile import DaemonFile
 from kelm.kernel.kernel import Kernel
 from kelm.serve.app import create_app
 from kelm.serve.gate import check_exposure
@@ -112,21 +112,11 @@ def run(settings: Settings) -> None:
     Raises ConfigError (host, port, another daemon in this home), StoreError, Unavailable (no worker comes up).
     """
     listener = bind(settings)
-    owner = DaemonFile.acquire(settings.home, address_of(settings.host, listener), SYSTEM)
-    try:
+    settings = replace(settings, port=listener.getsockname()[1])
+
+    async def main() -> None:
         store = Store(settings.home)
+        await serve(Kernel(settings, store, SYSTEM), store, settings, listener)
 
-        async def main() -> None:
-            await serve(Kernel(settings, store, SYSTEM), store, settings, listener)
-
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main())
-    finally:
-        listener.close()
-        owner.release()
-
-
-def address_of(host: str, listener: socket.socket) -> str:
-    """Where clients find the daemon; the port is the one that was really taken."""
-    port = listener.getsockname()[1]
-    return f"http://[{host.strip('[]')}]:{port}" if ":" in host else f"http://{host}:{port}"
+    with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
@@ -36,8 +37,9 @@ def from_json_schema(schema: str | dict[str, Any]) -> str:
     """Grammar text of a JSON schema."""
     text = schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
     try:
-        return _bounded(str(LLMatcher.grammar_from_json_schema(_bounded(text))))
-    except ValueError as error:
+        msgspec.json.decode(_bounded(text), type=dict[str, Any] | bool)
+        return _bounded(str(LLMatcher.grammar_from_json_schema(text)))
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"the JSON schema is not JSON: {_short(str(error))}", param="json_schema") from None
 
 
@@ -156,17 +158,44 @@ class _Vocabulary:
         self.bos_token_id = tokenizer.bos_id
         self.tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
         self.special_token_ids = sorted(tokenizer.control_ids | set(eos_ids))
+        special = set(self.special_token_ids)
+        self._by_bytes = {text: i for i, text in enumerate(self.tokens) if i not in special}
+        self._longest = max(map(len, self._by_bytes), default=0)
 
     def __call__(self, text: bytes | str) -> list[int]:
+        """Ids whose bytes are ``text``'s: llguidance indexes the one by the other."""
         text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        wanted = text.encode("utf-8", "replace")
+        for before in ("", "\x02"):  # tokenizers that begin a text with a space begin it before the \x02
+            ids = self._without(before.encode(), self._tokenizer.encode(before + text, add_special_tokens=False))
+            if b"".join(self.tokens[i] for i in ids) == wanted:
+                return ids
+        return self._greedy(wanted)
+
+    def _without(self, before: bytes, ids: list[int]) -> list[int]:
+        """``ids`` after those that make up ``before`` and a space."""
+        for skip in range(len(ids) if before else 0):
+            if b"".join(self.tokens[i] for i in ids[:skip]).lstrip(b" ") == before:
+                return ids[skip:]
+        return ids
+
+    def _greedy(self, wanted: bytes) -> list[int]:
+        """Longest token first, for tokenizers that change the text (lower case, say); b"" tokens never."""
+        ids: list[int] = []
+        while wanted:
+            size = next((n for n in range(min(self._longest, len(wanted)), 0, -1) if wanted[:n] in self._by_bytes), 0)
+            if not size:
+                break
+            ids.append(self._by_bytes[wanted[:size]])
+            wanted = wanted[size:]
+        return ids
 
 
 def _bounded(text: str) -> str:
     size = len(text.encode("utf-8", "surrogatepass"))
     if not limits.GRAMMAR_BYTES.least <= size <= limits.GRAMMAR_BYTES.most:
         most = limits.GRAMMAR_BYTES.most
-        raise InvalidRequest(f"a grammar must have 1 to {most:g} bytes, got {size}", param="grammar")
+        raise InvalidRequest(f"a grammar must have 1 to {most:.0f} bytes, got {size}", param="grammar")
     return text
 
 
