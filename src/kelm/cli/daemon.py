@@ -21,7 +21,7 @@ from kelm.errors import ConfigError, KelmError, Unavailable
 from kelm.kernel import daemonfile
 from kelm.limits import WORKER_START_S
 
-_LOOK_S = 0.05
+_LOOK_S = 0.2
 _START_S = 3 * float(WORKER_START_S.default or 60)
 """A daemon that is not ready by then never will be: the worker's own bound, tried again, and a first model."""
 _ANSWER_S = 10
