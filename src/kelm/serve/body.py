@@ -83,9 +83,7 @@ def check_shape(body: bytes) -> None:
     bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = bare.count(b'"') // 2
     if strings > limits.JSON_STRINGS.most:
-        raise InvalidRequest(
-            f"the body holds {strings} strings, the limit is {limits.JSON_STRINGS.most}", param="body"
-        )
+        raise InvalidRequest(f"the body holds {strings} strings, the limit is {limits.JSON_STRINGS.most}", param="body")
     outside = b"".join(bare.split(b'"')[::2]).translate(_BRACKETS, _NOT_BRACKETS)
     depth = int(limits.JSON_DEPTH.most)
     for _ in range(depth):
