@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 from starlette.responses import Response
 
 from kelm.errors import InvalidRequest, UnsupportedField
 from kelm.kernel.requests import Chunk, Generation
-from kelm.serve import logprobs, replies, sampling
+from kelm.serve import forms, logprobs, replies, sampling
+from kelm.serve.answer import Answer
 from kelm.serve.ports import Call, Json, Model
 from kelm.serve.prompts import render, room
 from kelm.serve.requests import ChatRequest
@@ -20,9 +22,10 @@ from kelm.serve.stream import EventStream
 async def answer(call: Call, body: ChatRequest) -> Response:
     max_tokens = _check(body)
     model = await call.kernel.resolve(body.model)
-    ids = await render(call.kernel, model, body.messages)
-    run = Run(call.kernel, [await _generation(call, body, model, ids, max_tokens)])
-    shape = _Shape(call, body, model, ids)
+    ids = await render(call.kernel, model, forms.chat(body))
+    prompt = _Prompt(model, ids, max_tokens, await forms.of(call.kernel, model, body))
+    run = Run(call.kernel, [await _generation(call, body, prompt)])
+    shape = _Shape(call, body, prompt)
     if body.stream:
         return EventStream(shape.events(run), run, run.headers)
     with run:
@@ -35,6 +38,7 @@ def _check(body: ChatRequest) -> int | None:
         raise InvalidRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
     if body.stream and body.prompt_logprobs is not None:
         raise UnsupportedField("prompt_logprobs is not supported with stream", param="prompt_logprobs")
+    forms.check(body)
     names = (body.max_completion_tokens, body.max_tokens)
     if None not in names and names[0] != names[1]:
         raise InvalidRequest(
@@ -45,23 +49,34 @@ def _check(body: ChatRequest) -> int | None:
     return names[1] if names[0] is None else names[0]
 
 
-async def _generation(call: Call, body: ChatRequest, model: Model, ids: list[int], wanted: int | None) -> Generation:
-    top = (body.top_logprobs or 0) if body.logprobs else None
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A request's messages, ready for its model."""
+
+    model: Model
+    ids: list[int]
+    max_tokens: int | None
+    form: forms.Form
+
+
+async def _generation(call: Call, body: ChatRequest, prompt: _Prompt) -> Generation:
+    model, top = prompt.model, (body.top_logprobs or 0) if body.logprobs else None
     return Generation(
         request_id=call.request_id,
         model=body.model,
-        prompt=ids,
+        prompt=prompt.ids,
         sampling=sampling.build(
             body,
             model,
             await sampling.defaults(model),
-            max_tokens=room(model, len(ids), wanted, None, "messages"),
+            max_tokens=room(model, len(prompt.ids), prompt.max_tokens, None, "messages"),
             logprobs=(top, body.prompt_logprobs),
+            grammar=prompt.form.grammar,
         ),
         n=body.n,
         stop=body.stop,
         include_stop=body.include_stop_str_in_output,
-        skip_special_tokens=body.skip_special_tokens,
+        skip_special_tokens=body.skip_special_tokens and not prompt.form.shows_special,
         stream=body.stream,
     )
 
@@ -69,10 +84,11 @@ async def _generation(call: Call, body: ChatRequest, model: Model, ids: list[int
 class _Shape:
     """Chunks of the kernel -> OpenAI's objects."""
 
-    def __init__(self, call: Call, body: ChatRequest, model: Model, prompt: Sequence[int]) -> None:
+    def __init__(self, call: Call, body: ChatRequest, prompt: _Prompt) -> None:
         self._body = body
-        self._tokenizer = model.tokenizer
-        self._prompt = prompt
+        self._messages = [Answer(prompt.form) for _ in range(body.n)]
+        self._tokenizer = prompt.model.tokenizer
+        self._prompt = prompt.ids
         self._head: Json = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion.chunk" if body.stream else "chat.completion",
@@ -109,16 +125,18 @@ class _Shape:
         return {**self._head, "choices": choices, "usage": run.usage, **extra}
 
     def _delta(self, chunk: Chunk) -> Json:
-        delta = {"content": chunk.text} if chunk.text or chunk.finish is None else {}
+        delta = self._messages[chunk.choice].delta(chunk)
         return {"index": chunk.choice, "delta": delta, **self._rest([chunk])}
 
     def _choice(self, index: int, chunks: Sequence[Chunk]) -> Json:
-        message = {"role": "assistant", "content": "".join(chunk.text for chunk in chunks), "refusal": None}
+        message = self._messages[index].whole(chunks)
         return {"index": index, "message": message, **self._rest(chunks)}
 
     def _rest(self, chunks: Sequence[Chunk]) -> Json:
         """What a delta and a whole choice have in common."""
-        rest: Json = {"logprobs": None, "finish_reason": chunks[-1].finish, "stop_reason": chunks[-1].stop}
+        last = chunks[-1]
+        finish = self._messages[last.choice].finish(last)
+        rest: Json = {"logprobs": None, "finish_reason": finish, "stop_reason": last.stop}
         if self._body.logprobs:
             entries = [entry for chunk in chunks for entry in chunk.logprobs]
             rest["logprobs"] = logprobs.chat_logprobs(self._tokenizer, entries, self._body.top_logprobs or 0)

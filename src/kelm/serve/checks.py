@@ -6,15 +6,19 @@ the door wants it. ``schema`` is the same rule for /openapi.json. bool is never 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from kelm import limits
 from kelm.errors import InvalidRequest, UnsupportedField
 from kelm.limits import Bound, shown
 from kelm.suggest import did_you_mean
 
 Schema = dict[str, Any]
+
+_NAME = re.compile(rf"[a-zA-Z0-9_-]{{1,{limits.TOOL_NAME.most}}}")
 
 
 class Check(Protocol):
@@ -130,9 +134,10 @@ class ListOf:
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """An object with these fields only, none of them required."""
+    """An object with these fields only. null is the same as leaving a field out."""
 
     fields: dict[str, Check]
+    required: tuple[str, ...] = ()
 
     def __call__(self, field: str, value: object) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -140,10 +145,40 @@ class Object:
         for name in value:
             if name not in self.fields:
                 raise unknown(f"{field}.{name}", name, self.fields)
+        for name in self.required:
+            if value.get(name) is None:
+                raise InvalidRequest(f"{field}.{name} is required", param=f"{field}.{name}")
         return {name: self.fields[name](f"{field}.{name}", each) for name, each in value.items() if each is not None}
 
     def schema(self) -> Schema:
-        return {"type": "object", "properties": {name: check.schema() for name, check in self.fields.items()}}
+        properties = {name: check.schema() for name, check in self.fields.items()}
+        return {"type": "object", "properties": properties, "required": list(self.required)}
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What OpenAI lets a function or a schema be called."""
+
+    def __call__(self, field: str, value: object) -> str:
+        if not isinstance(value, str) or not _NAME.fullmatch(value):
+            raise refuse(field, "1 to 64 letters, digits, - or _", value)
+        return value
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": f"^{_NAME.pattern}$"}
+
+
+@dataclass(frozen=True, slots=True)
+class JsonSchema:
+    """An object that is for the grammar's compiler to understand."""
+
+    def __call__(self, field: str, value: object) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise refuse(field, "a JSON schema (an object)", value)
+        return value
+
+    def schema(self) -> Schema:
+        return {"type": "object"}
 
 
 @dataclass(frozen=True, slots=True)

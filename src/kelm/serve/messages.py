@@ -12,15 +12,21 @@ from typing import Any
 from kelm import limits
 from kelm.errors import InvalidRequest, UnsupportedField
 from kelm.limits import Bound
-from kelm.serve.checks import OneOf, Schema, Text, check_count, refuse, unknown
+from kelm.serve.checks import ListOf, Object, OneOf, Schema, Text, check_count, refuse, unknown
 from kelm.serve.inputs import TEXT
 
-Message = dict[str, str]
-"""role, content, and name where it was given."""
+Message = dict[str, Any]
+"""role, content, and name, tool_calls and tool_call_id where they were given."""
 
-ROLES = ("system", "developer", "user", "assistant")
-_OTHER_ROLES = ("tool", "function")
-_EMPTY_ALLOWED = ("refusal", "audio", "tool_calls", "function_call", "annotations", "tool_call_id")
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_EMPTY_ALLOWED = ("refusal", "audio", "function_call", "annotations")
+_KEPT = {"name": "", "tool_calls": "assistant", "tool_call_id": "tool"}
+"""Field -> the only role that has it; "": every role."""
+_FUNCTION = Object({"name": Text(limits.TOOL_NAME), "arguments": TEXT}, required=("name", "arguments"))
+_CALL = Object(
+    {"id": Text(limits.STRING_BYTES), "type": OneOf(("function",)), "function": _FUNCTION}, required=("id", "function")
+)
+_CALLS = ListOf(limits.TOOL_CALLS, _CALL)
 _OTHER_PARTS = ("image_url", "input_audio", "file", "refusal", "video_url", "audio_url")
 
 
@@ -33,7 +39,7 @@ class Messages:
             raise refuse(field, "a list of messages", value)
         check_count(field, len(value), self.count)
         messages = [_message(f"{field}[{i}]", entry) for i, entry in enumerate(value)]
-        check_count(field, sum(len(each["content"].encode()) for each in messages), limits.PROMPT_BYTES)
+        check_count(field, sum(map(_size, messages)), limits.PROMPT_BYTES)
         return messages
 
     def schema(self) -> Schema:
@@ -45,18 +51,34 @@ class Messages:
 def _message(field: str, entry: object) -> Message:
     if not isinstance(entry, dict):
         raise refuse(field, "an object with role and content", entry)
+    role = _role(f"{field}.role", entry.get("role"))
+    message: Message = {"role": role}
     for name, value in entry.items():
-        if name not in ("role", "content", "name"):
+        if name in _KEPT and value not in (None, []):
+            message[name] = _kept(f"{field}.{name}", name, role, value)
+        elif name not in ("role", "content", *_KEPT):
             _check_foreign(f"{field}.{name}", name, value)
-    message = {"role": _role(f"{field}.role", entry.get("role")), "content": _content(field, entry.get("content"))}
-    if entry.get("name") is not None:
-        message["name"] = Text(limits.STRING_BYTES)(f"{field}.name", entry["name"])
+    if role == "tool" and "tool_call_id" not in message:
+        raise InvalidRequest(f"{field}.tool_call_id is required: which call this answers", param=field)
+    silent = entry.get("content") is None and "tool_calls" in message
+    message["content"] = "" if silent else _content(field, entry.get("content"))
     return message
 
 
+def _kept(field: str, name: str, role: str, value: object) -> Any:
+    if _KEPT[name] not in ("", role):
+        raise InvalidRequest(f"{field} is for messages of the role {_KEPT[name]!r}, got {role!r}", param=field)
+    return list(_CALLS(field, value)) if name == "tool_calls" else Text(limits.STRING_BYTES)(field, value)
+
+
+def _size(message: Message) -> int:
+    calls = sum(len(call["function"]["arguments"].encode()) for call in message.get("tool_calls", ()))
+    return len(message["content"].encode()) + calls
+
+
 def _role(field: str, role: object) -> str:
-    if role in _OTHER_ROLES:
-        raise UnsupportedField(f"{field} {role!r} is not supported here: tool calls are not supported yet", param=field)
+    if role == "function":
+        raise UnsupportedField(f"{field} 'function' is not supported here: send tool messages", param=field)
     return OneOf(ROLES)(field, role)
 
 

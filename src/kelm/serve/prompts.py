@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from kelm.errors import ContextTooLong, InvalidRequest
 from kelm.serve.inputs import Prompt
-from kelm.serve.messages import Message
 from kelm.serve.ports import Kernel, Model
 from kelm.text.chat import Chat
 
@@ -34,9 +33,9 @@ async def tokenize(model: Model, prompt: Prompt, *, field: str, special: bool = 
     return ids
 
 
-async def render(kernel: Kernel, model: Model, messages: Sequence[Message], *, open_turn: bool = True) -> list[int]:
-    """Messages through the model's chat template, in the killable helper. ``open_turn``: begin the answer."""
-    return await kernel.helper.render_chat(model.files, Chat(messages=messages, add_generation_prompt=open_turn))
+async def render(kernel: Kernel, model: Model, chat: Chat) -> list[int]:
+    """Messages through the model's chat template, in the killable helper."""
+    return await kernel.helper.render_chat(model.files, chat)
 
 
 async def tokenize_all(model: Model, prompts: Sequence[Prompt], *, field: str) -> list[list[int]]:

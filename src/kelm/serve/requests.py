@@ -15,6 +15,7 @@ from kelm.errors import InvalidRequest
 from kelm.serve.checks import Flag, ListOf, Mapping, Number, Object, OneOf, Only, Text
 from kelm.serve.inputs import IDS, TEXT, Documents, Ids, Prompt, Prompts
 from kelm.serve.messages import Message, Messages
+from kelm.serve.structure import AnswerSchema, ResponseFormat, Tool, ToolChoice, ToolChoices, Tools
 
 _NAME = Text(limits.STRING_BYTES)
 
@@ -29,7 +30,6 @@ def _text_key(field: str, key: str) -> str:
     return str(_NAME(f"{field} (a key)", key))
 
 
-_NO_TOOLS = "tool calls are not supported yet"
 _NO_AUDIO = "models here read and write text only"
 _METADATA = Mapping(limits.METADATA, _NAME, _text_key)
 
@@ -88,7 +88,8 @@ class ChatRequest(SamplingFields):
     """POST /v1/chat/completions."""
 
     REFUSED: ClassVar[dict[str, str]] = {
-        **dict.fromkeys(("tools", "tool_choice", "functions", "function_call", "parallel_tool_calls"), _NO_TOOLS),
+        "functions": "OpenAI replaced it by tools",
+        "function_call": "OpenAI replaced it by tool_choice",
         "audio": _NO_AUDIO,
         "prediction": "predicted outputs are not supported yet",
         "reasoning_effort": "reasoning models are not supported yet",
@@ -104,7 +105,13 @@ class ChatRequest(SamplingFields):
     """OpenAI's old name of max_completion_tokens."""
     logprobs: Annotated[bool, Flag()] = False
     top_logprobs: Annotated[int | None, Number(limits.LOGPROBS)] = None
-    response_format: Annotated[object, Only(({"type": "text"},))] = None
+    response_format: Annotated[AnswerSchema | None, ResponseFormat()] = None
+    """The schema that the answer must meet; None: any text."""
+    tools: Annotated[tuple[Tool, ...], Tools(limits.TOOLS)] = ()
+    tool_choice: Annotated[ToolChoice | None, ToolChoices()] = None
+    """None: auto where there are tools."""
+    parallel_tool_calls: Annotated[bool | None, Flag()] = None
+    """None: true."""
     modalities: Annotated[object, Only((["text"],))] = None
     service_tier: Annotated[object, Only(("auto", "default"))] = None
     store: Annotated[object, Only((False,))] = None

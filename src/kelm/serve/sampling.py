@@ -70,7 +70,13 @@ def read_defaults(path: Path) -> Json:
 
 
 def build(
-    fields: SamplingFields, model: Model, own: Json, *, max_tokens: int, logprobs: tuple[int | None, int | None]
+    fields: SamplingFields,
+    model: Model,
+    own: Json,
+    *,
+    max_tokens: int,
+    logprobs: tuple[int | None, int | None],
+    grammar: str | None = None,
 ) -> Sampling:
     """The wire's form. ``own``: what ``defaults`` found; ``logprobs``: how many for the answer and for the prompt.
 
@@ -97,6 +103,7 @@ def build(
         stop_token_ids=tuple(dict.fromkeys((*fields.stop_token_ids, *ends))),
         logprobs=logprobs[0],
         prompt_logprobs=logprobs[1],
+        grammar=grammar,
     )
 
 

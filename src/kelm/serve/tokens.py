@@ -12,6 +12,7 @@ from kelm.serve import replies
 from kelm.serve.ports import Call, Json, Model
 from kelm.serve.prompts import check_vocabulary, off_loop, render, tokenize
 from kelm.serve.requests import DetokenizeRequest, TokenizeRequest
+from kelm.text.chat import Chat
 
 
 async def answer_tokenize(call: Call, body: TokenizeRequest) -> Response:
@@ -47,7 +48,7 @@ async def _ids(call: Call, model: Model, body: TokenizeRequest) -> list[int]:
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("exactly one of prompt and messages is required", param="prompt")
     if body.messages is not None:
-        return await render(call.kernel, model, body.messages, open_turn=body.add_generation_prompt)
+        return await render(call.kernel, model, Chat(body.messages, add_generation_prompt=body.add_generation_prompt))
     assert body.prompt is not None
     if body.prompt in model.tokenizer.named.values():
         # how lm-eval asks for the id of eos: the one way to spell a special token, and nothing is generated from it
