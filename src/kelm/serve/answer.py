@@ -16,6 +16,7 @@ class Answer:
 
     def __init__(self, form: Form) -> None:
         self._reader = form.reader() if form.reader is not None else None
+        self._only_calls = form.only_calls
 
     def delta(self, chunk: Chunk) -> Json:
         if self._reader is None:
@@ -46,7 +47,8 @@ class Answer:
     def _read(self, chunk: Chunk) -> list[Piece]:
         assert self._reader is not None
         pieces = self._reader.push(chunk.text)
-        return pieces if chunk.finish is None else pieces + self._reader.flush()
+        pieces += self._reader.flush() if chunk.finish is not None else []
+        return [piece for piece in pieces if piece.call is not None] if self._only_calls else pieces
 
 
 def _calls(pieces: Sequence[Piece]) -> list[Json]:

@@ -28,6 +28,8 @@ class Form:
     grammar: str | None = None
     reader: Callable[[], CallReader] | None = None
     """Makes one for each choice; None: the answer is text."""
+    only_calls: bool = False
+    """What was cut off before it became a call is no text either."""
     shows_special: bool = False
     """The marks around calls are special tokens, and must be seen to be read."""
 
@@ -66,7 +68,10 @@ async def of(kernel: Kernel, model: Model, body: ChatRequest) -> Form:
     names = frozenset(call_format.names(body.tools)) if choice.name is None else frozenset([choice.name])
     most = 1 if body.parallel_tool_calls is False else int(limits.TOOL_CALLS.most)
     return Form(
-        grammar, lambda: CallReader(form, names, most), shows_special=call_format.hides_markers(form, model.tokenizer)
+        grammar,
+        lambda: CallReader(form, names, most),
+        only_calls=choice.mode == "required",
+        shows_special=call_format.hides_markers(form, model.tokenizer),
     )
 
 

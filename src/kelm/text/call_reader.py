@@ -78,7 +78,7 @@ class CallReader:
             self._say(self._cut(len(self._held) - _open_tail(self._held, opens)))
             return False
         said = self._cut(at)
-        self._say(said if said.strip() else "")
+        self._say(said.rstrip())
         self._cut(len(opens))
         self._state = self._head
         return True
