@@ -20,7 +20,6 @@ from structured_kit import serving
 
 HELLO: Any = [{"role": "user", "content": "The quick brown fox"}]
 SHORT = {"type": "string", "maxLength": 6}
-DEFS = {"leaf": {"type": "object", "properties": {"v": {"type": "integer", "maximum": 99, "minimum": -99}}}}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ SCHEMAS: list[dict[str, Any]] = [
     closed({"day": {"type": "string", "format": "date"}, "at": {"type": "string", "format": "time"}}),
     closed({"id": {"type": "string", "format": "uuid"}}),
     closed({"l": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 2, "maxItems": 4}}),
-    closed({"l": {"type": "array", "items": {"type": "array", "items": {"type": "boolean"}, "maxItems": 2}, "maxItems": 2}}),
+    closed({"l": {"type": "array", "items": {"type": "array", "items": SHORT, "maxItems": 2}, "maxItems": 2}}),
     closed({"p": {"type": "array", "prefixItems": [SHORT, {"type": "boolean"}], "items": False, "minItems": 2}}),
     closed({"a": SHORT, "b": {"type": "boolean"}, "c": {"enum": [1]}}, required=["b"]),
     closed({"a": {"type": "boolean"}, "b": {"type": "null"}}, required=[]),
@@ -66,7 +65,8 @@ SCHEMAS: list[dict[str, Any]] = [
     closed({"all": {"allOf": [{"type": "integer", "minimum": 10}, {"type": "integer", "maximum": 12}]}}),
     {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9}, "minItems": 1, "maxItems": 3},
     {"enum": ["yes", "no"]},
-    {"type": "object", "properties": {"v": {"type": "integer", "maximum": 9, "minimum": 0}}, "maxProperties": 1, "required": ["v"]},
+    {"type": "object", "properties": {"v": {"enum": [1, 2]}, "w": {"type": "boolean"}}, "required": ["v"]},
+    closed({}, patternProperties={"^k[0-9]$": {"enum": [1]}}, maxProperties=2),
 ]  # fmt: skip
 
 
@@ -272,6 +272,63 @@ def test_the_template_sees_the_tools(client: openai.OpenAI) -> None:
     assert with_tools > without + 50
 
 
+ENDLESS = {"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        ({"response_format": json_schema({"minimum": 5, "maximum": 3, "type": "integer"})}, "response_format", "than"),
+        ({"response_format": json_schema({"enum": []})}, "response_format", "Unsatisfiable"),
+        ({"response_format": json_schema({"not": {}})}, "response_format", "not"),
+        ({"response_format": json_schema(ENDLESS)}, "response_format", "no text can meet"),
+        ({"response_format": json_schema({"$ref": "https://a.b/c"})}, "response_format", "a.b"),
+        ({"response_format": json_schema({"type": "objekt"})}, "response_format", "objekt"),
+        ({"response_format": json_schema({"enum": ["x" * 300_000]})}, "response_format", "262144"),
+        ({"response_format": json_schema({"pattern": "(?=a)b", "type": "string"})}, "response_format", "look-around"),
+        ({"response_format": json_schema({"pattern": "(" * 5000 + "a" + ")*" * 5000, "type": "string"})},
+         "response_format", "can't be kept"),
+        ({"response_format": "json_object"}, "response_format", "object"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "required"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+         "response_format.json_schema.schema", "required"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
+         "response_format.json_schema.name", "letters"),
+        ({"response_format": {"type": "json_object"}, "extra_body": {"ignore_eos": True}}, "ignore_eos", "ends"),
+        ({"response_format": {"type": "json_object"}, "extra_body": {"min_tokens": 3}}, "min_tokens", "ends"),
+        ({"tools": []}, "tools", "1 to 128"),
+        ({"tools": [CLOCK] * 129}, "tools", "1 to 128"),
+        ({"tools": [CLOCK, CLOCK]}, "tools[1].function.name", "twice"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function", "required"),
+        ({"tools": [{"type": "custom", "custom": {"name": "a"}}]}, "tools[0].custom", "unknown field"),
+        ({"tools": [{"type": "function", "function": {"name": "a.b"}}]}, "tools[0].function.name", "letters"),
+        ({"tools": [{"type": "function", "function": {"name": "a", "parameters": []}}]},
+         "tools[0].function.parameters", "object"),
+        ({"tools": [{"type": "function", "function": {"name": "a", "parameters": ENDLESS}}], "tool_choice": "required"},
+         "tools", "no text can meet"),
+        ({"tool_choice": "required"}, "tool_choice", "needs tools"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", "needs tools"),
+        ({"tools": [CLOCK], "tool_choice": "always"}, "tool_choice", "none, auto, required"),
+        ({"tools": [CLOCK], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "'x'"),
+        ({"tools": [CLOCK], "tool_choice": {"type": "function"}}, "tool_choice.function", "required"),
+        ({"messages": [{"role": "tool", "content": "3"}]}, "messages[0].tool_call_id", "required"),
+        ({"messages": [{"role": "user", "content": "3", "tool_call_id": "a"}]}, "messages[0].tool_call_id", "'tool'"),
+        ({"messages": [{"role": "user", "content": "3", "tool_calls": [1]}]}, "messages[0].tool_calls", "'assistant'"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "x"}}]}]},
+         "messages[0].tool_calls[0].function.arguments", "required"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content", "string"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(client: openai.OpenAI, body: dict[str, Any], param: str, words: str) -> None:
+    asked: Any = {"model": "hermes", "messages": HELLO, "max_tokens": 4, **body}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**asked)
+    assert (caught.value.code, caught.value.param) == ("invalid_value", param)
+    assert words in caught.value.message
+    assert client.chat.completions.create(model="hermes", messages=HELLO, max_tokens=1).choices
+
+
 class User(BaseModel):
     name: str = Field(max_length=8)
     age: int = Field(ge=0, le=120)
@@ -279,7 +336,7 @@ class User(BaseModel):
 
 
 @pytest.mark.parametrize("model", ["plain", "hermes", "llama"])
-@pytest.mark.parametrize("mode", [instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA, instructor.Mode.TOOLS_STRICT])
+@pytest.mark.parametrize("mode", [instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA])
 def test_instructor(client: openai.OpenAI, model: str, mode: instructor.Mode) -> None:
     asking = instructor.from_openai(client, mode=mode)
     for seed in range(3):

@@ -143,3 +143,19 @@ def test_spelling_is_ours_whatever_the_schema_says() -> None:
     grammar = answer_grammar({**schema, "additionalProperties": False})
     assert fits(grammar, json.dumps({"a": 1}))
     assert not fits(grammar, '{ "a":1}')
+
+
+def test_objects_that_list_their_properties_get_no_others() -> None:
+    listed = {"type": "object", "properties": {"a": {"const": 1}}}
+    for schema, text, allowed in (
+        (listed, '{"a": 1}', True),
+        (listed, '{"a": 1, "b": 2}', False),
+        ({**listed, "additionalProperties": True}, '{"a": 1, "b": 2}', True),
+        ({"type": "object"}, '{"b": 2}', True),
+        ({"type": "array", "items": listed}, '[{"b": 2}]', False),
+        ({"$defs": {"x": listed}, "anyOf": [{"$ref": "#/$defs/x"}]}, '{"b": 2}', False),
+        ({"allOf": [listed, {"type": "object", "properties": {"b": {"const": 2}}}]}, '{"a": 1, "b": 2}', True),
+        ({"const": {"type": "object", "properties": {}}}, '{"type": "object", "properties": {}}', True),
+        ({**listed, "required": ["b"]}, '{"a": 1, "b": 2}', True),
+    ):
+        assert fits(answer_grammar(schema), text) is allowed, schema

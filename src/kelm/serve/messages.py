@@ -59,7 +59,9 @@ def _message(field: str, entry: object) -> Message:
         elif name not in ("role", "content", *_KEPT):
             _check_foreign(f"{field}.{name}", name, value)
     if role == "tool" and "tool_call_id" not in message:
-        raise InvalidRequest(f"{field}.tool_call_id is required: which call this answers", param=field)
+        raise InvalidRequest(
+            f"{field}.tool_call_id is required: which call this answers", param=f"{field}.tool_call_id"
+        )
     silent = entry.get("content") is None and "tool_calls" in message
     message["content"] = "" if silent else _content(field, entry.get("content"))
     return message

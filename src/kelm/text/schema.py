@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kelm.errors import InvalidRequest
+from kelm.text.closing import closed
 
 Schema = Mapping[str, Any]
 
@@ -23,8 +24,8 @@ _ROUNDS = 32
 
 
 def spelled(schema: Schema) -> str:
-    """The schema as JSON text in one line, with our spelling of the answer."""
-    return json.dumps({**schema, "x-guidance": _SPELLING}, ensure_ascii=True)
+    """The schema, closed, as JSON text in one line, with our spelling of the answer."""
+    return json.dumps({**closed(dict(schema)), "x-guidance": _SPELLING}, ensure_ascii=True)
 
 
 def check_ends(schema: Schema) -> None:
