@@ -24,6 +24,12 @@ class Bound:
     why: str
     integer: bool = True
 
+    @property
+    def value(self) -> float:
+        """The default of a bound that always has one."""
+        assert self.default is not None, self.name
+        return self.default
+
     def check(self, value: object, *, field: str | None = None) -> None:
         """Raise InvalidRequest unless ``value`` is a finite number of the right kind inside the range."""
         name = field or self.name
@@ -32,7 +38,8 @@ class Bound:
         if not ok:
             raise InvalidRequest(f"{name} must be {wanted}, got {_shown(value)}", param=name)
         assert isinstance(value, (int, float))
-        if not math.isfinite(value) or not self.least <= value <= self.most:
+        # A huge int is compared, never converted: math.isfinite(10**400) overflows.
+        if (isinstance(value, float) and not math.isfinite(value)) or not self.least <= value <= self.most:
             raise InvalidRequest(
                 f"{name} must be between {self.least:g} and {self.most:g} {self.unit}".rstrip()
                 + f", got {_shown(value)}",
@@ -103,6 +110,7 @@ STEP_TOKENS = _int(
     "step_tokens", 16, 1 << 16, 512, "tokens", "the budget of one step: a long prompt is cut into chunks"
 )
 DRAIN_S = _num("drain_s", 0, 3600, 5, "seconds", "what SIGTERM leaves to unfinished requests")
+MEMORY_BYTES = _int("memory", 64 * MIB, 1 << 50, None, "bytes", "under it no model and its KV fit")
 MEMORY_SHARE = _num("memory", 0.01, 1, 0.7, "", "of the least of RAM, cgroup limit and what is available at start")
 
 # --- Memory ----------------------------------------------------------------------------------------------
@@ -115,6 +123,16 @@ WORKER_DEATHS_ALONE = _int(
     "worker_deaths_alone", 1, 10, 2, "deaths", "a request that kills its worker alone so often is failed"
 )
 RESTART_BACKOFF_S = _num("restart_backoff", 0, 60, 0.2, "seconds", "doubles with each death without a step in between")
+WORKER_HANG_S = _num(
+    "worker_hang", 1, 3600, 300, "seconds", "a worker with work that reports nothing for so long is killed"
+)
+WORKER_QUIT_S = _num("worker_quit", 0.1, 60, 3, "seconds", "what Quit leaves to a worker before SIGKILL")
+WORKER_START_TRIES = _int(
+    "worker_start_tries", 1, 100, 5, "starts", "in a row without a hello, then requests stop waiting for it"
+)
+COMMAND_BACKLOG_BYTES = _int(
+    "command_backlog", 0, 256 * MIB, 64 * MIB, "bytes", "unsent commands past which nothing new is admitted"
+)
 HELPER_CALL_S = _num("helper_call", 0.1, 60, 5, "seconds", "a template or tokenizer that takes longer is killed")
 HELPER_MEMORY_BYTES = _int(
     "helper_memory", 64 * MIB, 8 * GIB, GIB, "bytes", "address space above what the helper starts with"
@@ -128,6 +146,11 @@ CONFIG_BYTES = _int("config.json", 2, 4 * MIB, None, "bytes", "parsed in the dae
 TOKENIZER_BYTES = _int("tokenizer.json", 2, 128 * MIB, None, "bytes", "the largest known is about 35 MB")
 VOCAB = _int("vocab_size", 1, 4 * MIB, None, "tokens", "rows of the embedding")
 LAYERS = _int("num_hidden_layers", 1, 1024, None, "layers", "of a decoder or encoder")
+WIDTH = _int("hidden_size", 1, 1 << 20, None, "", "of hidden and intermediate states")
+HEADS = _int("num_attention_heads", 1, 4096, None, "heads", "of one layer")
+HEAD_DIM = _int("head_dim", 1, 4096, None, "", "of one head")
+POSITIONS = _int("max_position_embeddings", 1, 1 << 24, None, "tokens", "the longest context a checkpoint may claim")
+LABELS = _int("num_labels", 1, 1 << 16, None, "labels", "of a classifier")
 WIRE_FRAME_BYTES = _int("frame", 0, 256 * MIB, None, "bytes", "one message between daemon and worker")
 GRAMMAR_BYTES = _int("grammar", 1, 256 * 1024, None, "bytes", "compiled once per request")
 

@@ -52,6 +52,8 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     ids: list[int] = []
     logprobs: list[TokenLogprobs] = []
+    offsets: list[int] = []
+    """For each id, the index in the choice's whole text of its first character."""
     finish: FinishReason | None = None
     stop: str | int | None = None
     """The stop string or token id that ended it."""

@@ -1,1 +1,13 @@
-"""See the docstring that the room's first commit writes here."""
+"""Models: one decoder and one encoder, each driven by a spec read from config.json.
+
+    loader.py      files -> a loaded model: the only way in
+    families.py    model_type -> spec and tensor names (decoders); encoder_families.py for encoders
+    spec.py        what a decoder computes; encoder_spec.py for encoders
+    layout.py      which tensors a spec needs, and what checkpoints call them
+    weights.py     safetensors, checked against that before a byte is allocated
+    decoder.py     the forward pass over paged KV (the Executor of batch.py); encoder.py for encoders
+    batch.py       the contract with the worker; info.py what a model says of itself
+
+Never: imports code from a model's folder, or transformers; knows a scheduler, a request or a tenant; makes the KV.
+Imports: ops, errors, limits, wire. Imported by worker.
+"""

@@ -44,6 +44,8 @@ class Span:
     tables: tuple[NDArray[np.int32], ...]
     """For each KV group: block number at index position // block_tokens; -1 where a window freed it.
     Covers context + length positions."""
+    prompt: int = 0
+    """Tokens of its prompt; executors that keep their own caches replay prompt and answer in the same calls."""
 
 
 @dataclass(frozen=True, slots=True)

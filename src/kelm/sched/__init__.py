@@ -1,1 +1,6 @@
-"""See the docstring that the room's first commit writes here."""
+"""Scheduling: who gets how many tokens of the next step, and who gives its blocks up.
+
+Owns: the step plan (plan.py) and the choice of victims and of the next model (turns.py): pure functions over plain
+data, so that a simulator can run them.
+Never: torch, I/O, a clock, block numbers. Imports: nothing but the standard library.
+"""

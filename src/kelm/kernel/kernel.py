@@ -1,0 +1,232 @@
+"""The kernel as the doors see it: resolve a model, submit a generation, encode, look, unload, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import secrets
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Literal
+
+from kelm.clock import Clock
+from kelm.config import Settings
+from kelm.errors import Cancelled, Unavailable, UnsupportedModel
+from kelm.kernel import control
+from kelm.kernel.admission import Admission, check_prompt
+from kelm.kernel.choice import Choice
+from kelm.kernel.dispatch import Dispatcher
+from kelm.kernel.encodings import Array, EncodeJob
+from kelm.kernel.loads import Loads
+from kelm.kernel.models import Model, Models
+from kelm.kernel.process import Process
+from kelm.kernel.processes import ProcessTable, Record
+from kelm.kernel.recovery import Recovery
+from kelm.kernel.requests import Encoding, Generation
+from kelm.kernel.supervisor import Supervisor
+from kelm.kernel.work import Work
+from kelm.observe.metrics import Metrics
+from kelm.observe.watchdog import LoopWatchdog
+from kelm.store.store import Store
+from kelm.text.helper import TextHelper
+from kelm.text.stream import TextStream
+from kelm.wire.messages import Command
+
+Kind = Literal["generate", "embed", "classify", "token_classify", "fill_mask"]
+_ROUND_S = 0.1
+"""How often hangs, stalls and a drained table are looked for."""
+
+
+class Kernel:
+    """One for each daemon. Everything runs on one event loop; nothing here blocks it."""
+
+    def __init__(self, settings: Settings, store: Store, clock: Clock, *, worker: Sequence[str] | None = None) -> None:
+        """``worker``: the worker's command line; the default is our own."""
+        self.settings = settings
+        self.clock = clock
+        self.metrics = Metrics()
+        self.helper = TextHelper()
+        self.watchdog = LoopWatchdog(self.metrics, clock)
+        self.shutdown_requested = asyncio.Event()
+        """Set by ``request_shutdown``; whoever runs the daemon waits for it."""
+        self._table = ProcessTable()
+        self._admission = Admission(settings.max_num_seqs, settings.max_queued, self._table, random.Random())
+        self._dispatcher = Dispatcher(self._table, self._send)
+        self._loads = Loads(self._send)
+        self._models = Models(store, self.helper, self._loads, settings.dtype, clock)
+        self._work = Work(self._table, self._dispatcher, self._loads, self.metrics, clock)
+        self._recovery = Recovery(self._table, self._dispatcher, self._models, self._loads, self._work)
+        self._supervisor = Supervisor(worker or worker_command(settings), clock, self._recovery)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._salt_key = secrets.token_bytes(32)
+        self.metrics.watch_requests(self._request_counts)
+
+    # --- the daemon's life ---------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Returns when a worker is up and requests are admitted. Raises Unavailable when none comes up."""
+        self._tasks = [
+            asyncio.create_task(self.watchdog.run(), name="loop-watchdog"),
+            asyncio.create_task(self._rounds(), name="kernel-rounds"),
+        ]
+        try:
+            await self._supervisor.start()
+        except Unavailable:
+            await self._stop()
+            raise
+        self._admission.open()
+
+    @property
+    def ready(self) -> bool:
+        """Requests are admitted, and the worker that is up has run a step (or has no model to run one of)."""
+        up = self._admission.closed is None and self._supervisor.hello is not None
+        return up and (self._dispatcher.stepped or not self._models.entries())
+
+    def request_shutdown(self) -> None:
+        """Ask whoever runs the daemon to end it."""
+        self.shutdown_requested.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Admit nobody, give what runs ``seconds``, end the rest with Unavailable, then end worker and helper."""
+        self._admission.close("the daemon is shutting down")
+        deadline_s = self.clock.monotonic_s() + seconds
+        while len(self._table) and self.clock.monotonic_s() < deadline_s:
+            await asyncio.sleep(min(_ROUND_S, max(0.0, deadline_s - self.clock.monotonic_s())))
+        for job in self._table:
+            job.fail(Unavailable("the daemon shut down before this request was finished"))
+        await self._stop()
+
+    # --- models --------------------------------------------------------------------------------------------
+
+    async def resolve(self, name: str) -> Model:
+        """The model called ``name``, brought into the worker when it isn't there.
+
+        Raises ModelNotFound with near matches, Unavailable while the daemon starts or drains, and what a load can
+        fail with: ModelFormatError, UnsupportedModel, OutOfMemory, WorkerFailed.
+        """
+        self._admission.check_open()
+        return await self._models.resolve(name)
+
+    async def unload(self, name: str) -> None:
+        """End what runs on the model (Cancelled) and drop it. Raises ModelNotFound when it isn't resident."""
+        for model in self._models.named(name):
+            for job in self._table.of_model(model.key):
+                job.fail(Cancelled(f"the model {model.name} was unloaded while this request was running"))
+            await self._models.unload(model)
+
+    # --- requests ------------------------------------------------------------------------------------------
+
+    def submit(self, request: Generation) -> Process:
+        """Admit a generation. Returns at once; the process is read with ``async for``.
+
+        Raises ModelNotFound (not resolved before, or unloaded since), UnsupportedModel, InvalidRequest,
+        ContextTooLong, Overloaded, Unavailable.
+        """
+        model = self._task_of(request.model, "generate")
+        check_prompt(request.prompt, request.sampling.max_tokens, model.info)
+        self._admission.check(request.n, self._supervisor.backlog_bytes)
+        choices = [self._choice(index, request, model) for index in range(request.n)]
+        process = Process(self._record(request, model, "generate", request.n), request, choices, self._work)
+        self._work.enter(process)
+        return process
+
+    async def encode(self, request: Encoding) -> list[Array]:
+        """Run one batch through an encoder; the arrays are as wire.Encoded describes them. Raises as ``submit``."""
+        model = self._task_of(request.model, request.task)
+        for tokens in request.inputs:
+            check_prompt(tokens, 0, model.info)
+        self._admission.check(1, self._supervisor.backlog_bytes)
+        record = self._record(request, model, request.task, 1)
+        job = EncodeJob(record, request, self.settings.step_tokens, self._work)
+        self._work.enter(job)
+        return await job.result()
+
+    # --- looking -------------------------------------------------------------------------------------------
+
+    def processes(self) -> list[control.Row]:
+        """Unfinished processes in order of arrival; see control.process_row for the keys."""
+        now_s = self.clock.monotonic_s()
+        return [control.process_row(job, self._models.by_key(job.record.key), now_s) for job in self._table]
+
+    def resident(self) -> list[control.Row]:
+        """Models in the worker or on their way there; see control.model_row for the keys."""
+        return [control.model_row(entry, self._table) for entry in self._models.entries()]
+
+    def worker(self) -> control.Row:
+        """The worker; see control.worker_row for the keys."""
+        return control.worker_row(self._supervisor)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The worker's numerics id; None while there is no worker."""
+        hello = self._supervisor.hello
+        return None if hello is None else hello.numerics
+
+    # --- inside --------------------------------------------------------------------------------------------
+
+    def _task_of(self, name: str, task: str) -> Model:
+        model = self._models.find(name)
+        if task not in model.info.tasks:
+            able = ", ".join(model.info.tasks)
+            raise UnsupportedModel(f"the model {model.name} does not {task}; it does: {able}", param="model")
+        return model
+
+    def _choice(self, index: int, request: Generation, model: Model) -> Choice:
+        stream = TextStream(
+            model.tokenizer,
+            request.stop,
+            include_stop=request.include_stop,
+            skip_special_tokens=request.skip_special_tokens,
+        )
+        return Choice(index, stream)
+
+    def _record(self, request: Generation | Encoding, model: Model, kind: Kind, rows: int) -> Record:
+        record = Record(
+            pid=self._table.new_pid(),
+            request_id=request.request_id,
+            tenant=request.tenant,
+            model=model.name,
+            key=model.key,
+            kind=kind,
+            rows=rows,
+            arrived_wall_s=self.clock.wall_s(),
+            salt=hashlib.blake2b(request.tenant.encode(), key=self._salt_key, digest_size=16).digest(),
+        )
+        record.account.arrived_s = self.clock.monotonic_s()
+        return record
+
+    def _request_counts(self) -> dict[str, tuple[int, int]]:
+        counts = {entry.name: (0, 0) for entry in self._models.entries()}
+        for job in self._table:
+            running, waiting = counts.get(job.record.model, (0, 0))
+            queued = job.record.state == "queued"
+            counts[job.record.model] = (running + (not queued), waiting + queued)
+        return counts
+
+    def _send(self, command: Command) -> None:
+        self._supervisor.send(command)
+
+    async def _rounds(self) -> None:
+        while True:
+            await asyncio.sleep(_ROUND_S)
+            self._supervisor.watch(self._dispatcher.busy or self._loads.busy)
+            for job in self._table:
+                if isinstance(job, Process):
+                    job.cut_if_stalled()
+
+    async def _stop(self) -> None:
+        self._models.stop()
+        self._recovery.stop()
+        await self._supervisor.stop()
+        await self.helper.close()
+        for task in self._tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+def worker_command(settings: Settings) -> list[str]:
+    """The serving worker's command line; the number of its socket's descriptor comes after it."""
+    return [sys.executable, "-m", "kelm.worker"]

@@ -1,0 +1,68 @@
+"""The socket to one worker: commands out, reports in, in order, each way bounded.
+
+A report is handled as it is read, so a worker that reports faster than the daemon handles fills the socket and
+waits. Commands that the worker doesn't read yet are counted in ``backlog_bytes``, which admission looks at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import cast
+
+from kelm.wire import framing
+from kelm.wire.messages import Command, Report
+
+
+class Link(asyncio.Protocol):
+    """``on_report`` gets every report, then ``on_lost`` once, with the reason, after the last one."""
+
+    def __init__(self, on_report: Callable[[Report], None], on_lost: Callable[[str], None]) -> None:
+        self._on_report = on_report
+        self._on_lost = on_lost
+        self._reader: framing.Reader[Report] = framing.Reader(Report)
+        self._transport: asyncio.Transport | None = None
+        self._why = "it closed its socket"
+
+    @classmethod
+    async def over(
+        cls, sock: socket.socket, on_report: Callable[[Report], None], on_lost: Callable[[str], None]
+    ) -> Link:
+        """Take over one end of a connected pair."""
+        loop = asyncio.get_running_loop()
+        _, link = await loop.create_unix_connection(lambda: cls(on_report, on_lost), sock=sock)
+        return link
+
+    def send(self, command: Command) -> None:
+        """Queue a command; never blocks. Nothing happens on a link that is lost."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(framing.encode(command))
+
+    @property
+    def backlog_bytes(self) -> int:
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def close(self, why: str) -> None:
+        """Drop the connection now; ``on_lost`` follows with this reason."""
+        self._why = why
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            reports = self._reader.feed(data)
+        except framing.WireError as error:
+            self.close(f"it broke the protocol: {error.message}")
+            return
+        for report in reports:
+            self._on_report(report)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._on_lost(self._why if exc is None else f"its socket failed: {exc}")

@@ -1,0 +1,133 @@
+"""The conversation with the worker about models: Load and Unload, its answers, and what its death means."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from kelm import limits
+from kelm.errors import WorkerFailed, by_code
+from kelm.wire.messages import Command, Load, Loaded, LoadFailed, LoadProgress, Unload, Unloaded
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+
+class _WorkerGone(Exception):
+    """The worker died while it loaded; ``blamed``: nothing else can have been the cause."""
+
+    def __init__(self, blamed: bool) -> None:
+        super().__init__()
+        self.blamed = blamed
+
+
+class Loads:
+    """One load at a time, so that whatever is being loaded when the worker dies is the suspect."""
+
+    def __init__(self, send: Callable[[Command], None]) -> None:
+        self._send = send
+        self._turn = asyncio.Lock()
+        self._up = asyncio.Event()
+        self._answer: asyncio.Future[Loaded] | None = None
+        self._loading = ""
+        self._progress: Progress | None = None
+        self._deaths: dict[str, int] = {}
+        self._unloading: dict[str, asyncio.Future[None]] = {}
+
+    @property
+    def loading(self) -> bool:
+        return self._answer is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer of the worker is awaited."""
+        return self.loading or bool(self._unloading)
+
+    async def load(self, load: Load, progress: Progress) -> Loaded:
+        """Wait for a worker and for its turn, then for its answer; tried again when the worker dies meanwhile.
+
+        Raises what the worker says (UnsupportedModel, ModelFormatError, OutOfMemory, ...), or WorkerFailed when it
+        died of it limits.WORKER_DEATHS_ALONE times.
+        """
+        while True:
+            await self._up.wait()
+            async with self._turn:
+                try:
+                    return await self._ask(load, progress)
+                except _WorkerGone as gone:
+                    if gone.blamed:
+                        self._charge(load.model)
+
+    async def unload(self, key: str) -> None:
+        """Returns when the worker has dropped it, or is dead."""
+        if key not in self._unloading:
+            self._unloading[key] = asyncio.get_running_loop().create_future()
+            self._send(Unload(key))
+            if not self._up.is_set():
+                self._unloaded(key)
+        await self.unloaded(key)
+
+    async def unloaded(self, key: str) -> None:
+        """Wait for an unload of it that is under way, if there is one."""
+        if key in self._unloading:
+            await asyncio.shield(self._unloading[key])
+
+    # what the worker reports
+
+    def report(self, report: Loaded | LoadProgress | LoadFailed | Unloaded) -> None:
+        if isinstance(report, Unloaded):
+            self._unloaded(report.model)
+        elif self._answer is None or self._answer.done() or report.model != self._loading:
+            log.warning("load_report_unexpected kind=%s model=%s", type(report).__name__, report.model)
+        elif isinstance(report, LoadProgress):
+            if self._progress is not None:
+                self._progress(report.done_bytes, report.total_bytes)
+        elif isinstance(report, Loaded):
+            self._answer.set_result(report)
+        else:
+            self._answer.set_exception(by_code(report.code)(report.message))
+
+    # the worker's life
+
+    def worker_up(self) -> None:
+        self._up.set()
+
+    def worker_down(self, *, blamed: bool) -> None:
+        """``blamed``: it died outside a step, so of what it was loading."""
+        self._up.clear()
+        self.fail(_WorkerGone(blamed))
+        for key in list(self._unloading):
+            self._unloaded(key)
+
+    def fail(self, error: Exception) -> None:
+        """End the load that waits for an answer."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+
+    async def _ask(self, load: Load, progress: Progress) -> Loaded:
+        if not self._up.is_set():
+            raise _WorkerGone(blamed=False)
+        self._answer = asyncio.get_running_loop().create_future()
+        self._loading, self._progress = load.model, progress
+        self._send(load)
+        try:
+            loaded = await self._answer
+        finally:
+            self._answer = self._progress = None
+        self._deaths.pop(load.model, None)
+        return loaded
+
+    def _charge(self, key: str) -> None:
+        deaths = self._deaths[key] = self._deaths.get(key, 0) + 1
+        if deaths >= limits.WORKER_DEATHS_ALONE.value:
+            del self._deaths[key]
+            name = key.rpartition("@")[0]
+            raise WorkerFailed(f"the worker died {deaths} times while it loaded {name}; is there enough memory for it?")
+
+    def _unloaded(self, key: str) -> None:
+        waiting = self._unloading.pop(key, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)

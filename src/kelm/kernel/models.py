@@ -1,0 +1,172 @@
+"""Which models are resident, and how a name becomes one.
+
+    resolve(name) ─► manifest ─► quarantine check ─► tokenizer ─► Load ─► Loaded ─► Model
+                     (store)     (text helper)       (thread)     (worker)
+
+Whoever asks for a model that is on its way waits for the same load. A load that fails is an error of those who
+asked for it; the daemon and the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from kelm.clock import Clock
+from kelm.errors import KelmError, ModelNotFound, Unavailable
+from kelm.kernel.loads import Loads
+from kelm.store.manifest import Manifest
+from kelm.store.names import Name
+from kelm.store.store import Store
+from kelm.text.helper import TextHelper
+from kelm.text.tokenizer import Tokenizer
+from kelm.wire.messages import Load, Loaded
+
+log = logging.getLogger(__name__)
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A resident model."""
+
+    name: str
+    """Full: ``name:tag``."""
+    key: str
+    """How the worker knows it; the same name with other content or precision has another one."""
+    created: float
+    """Unix time, for display."""
+    files: dict[str, str]
+    """Name inside the checkpoint -> path."""
+    tokenizer: Tokenizer
+    info: Loaded
+
+
+@dataclass(slots=True)
+class Entry:
+    """One row: a model that is resident or on its way."""
+
+    name: str
+    key: str
+    since_wall_s: float
+    model: Model | None = None
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+    def progress(self, done_bytes: int, total_bytes: int) -> None:
+        self.done_bytes, self.total_bytes = done_bytes, total_bytes
+
+
+class Models:
+    """Runs on the event loop; what may block goes to a thread, what may hang to the helper."""
+
+    def __init__(self, store: Store, helper: TextHelper, loads: Loads, dtype: str, clock: Clock) -> None:
+        self._store = store
+        self._helper = helper
+        self._loads = loads
+        self._dtype = cast(Dtype, dtype)
+        self._clock = clock
+        self._entries: dict[str, Entry] = {}
+        self._arrivals: dict[str, asyncio.Task[Model]] = {}
+        self._names: dict[str, str] = {}
+
+    async def resolve(self, name: str) -> Model:
+        """The resident model called ``name``, brought in first when it isn't there.
+
+        Raises ModelNotFound with near matches, ModelFormatError, UnsupportedModel, OutOfMemory, WorkerFailed.
+        """
+        manifest = await asyncio.to_thread(self._store.resolve, name)
+        key = f"{manifest.name}@{manifest.digest}/{self._dtype}"
+        await self._loads.unloaded(key)
+        model = self.by_key(key) or await self._arrival(key, manifest)
+        self._names[name] = self._names[manifest.name] = key
+        return model
+
+    def find(self, name: str) -> Model:
+        """The resident model that ``name`` was last resolved to. Raises ModelNotFound when it isn't resident."""
+        model = self.by_key(self._names.get(name, ""))
+        if model is None:
+            raise ModelNotFound(f"the model {name} is not loaded", param="model")
+        return model
+
+    def by_key(self, key: str) -> Model | None:
+        entry = self._entries.get(key)
+        return None if entry is None else entry.model
+
+    def entries(self) -> list[Entry]:
+        return list(self._entries.values())
+
+    def named(self, name: str) -> list[Model]:
+        """Every resident content of a name. Raises ModelNotFound when there is none."""
+        full = str(Name.parse(name))
+        models = [entry.model for entry in self._entries.values() if entry.model is not None and entry.name == full]
+        if not models:
+            raise ModelNotFound(f"the model {name} is not loaded", param="model")
+        return models
+
+    def stop(self) -> None:
+        """The daemon ends: those who wait for a load get Unavailable."""
+        for task in self._arrivals.values():
+            task.cancel()
+
+    async def unload(self, model: Model) -> None:
+        """Its jobs must have ended. Returns when the worker has dropped it."""
+        if self._entries.pop(model.key, None) is not None:
+            await self._loads.unload(model.key)
+            log.info("model_unloaded model=%s", model.name)
+
+    async def reload(self) -> list[tuple[Model, KelmError]]:
+        """Bring the resident models into a new worker. Returns those that failed; they are resident no more."""
+        failed = []
+        for entry in self.entries():
+            if entry.model is None:
+                continue
+            try:
+                await self._loads.load(self._command(entry.key, entry.model.files), entry.progress)
+            except KelmError as error:
+                log.error("model_reload_failed model=%s code=%s reason=%r", entry.name, error.code, error.message)
+                self._entries.pop(entry.key, None)
+                failed.append((entry.model, error))
+        return failed
+
+    async def _arrival(self, key: str, manifest: Manifest) -> Model:
+        """Wait for the model; a waiter that is cancelled doesn't stop the load."""
+        task = self._arrivals.get(key)
+        if task is None:
+            task = asyncio.create_task(self._bring_in(key, manifest), name=f"load {manifest.name}")
+            task.add_done_callback(_retrieve)
+            self._arrivals[key] = task
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                raise  # it is the waiter that was cancelled
+            raise Unavailable("the daemon is shutting down") from None
+
+    async def _bring_in(self, key: str, manifest: Manifest) -> Model:
+        entry = self._entries[key] = Entry(manifest.name, key, self._clock.wall_s())
+        try:
+            files = await asyncio.to_thread(self._store.paths, manifest)
+            await self._helper.check(files)
+            tokenizer = await asyncio.to_thread(Tokenizer.load, files)
+            info = await self._loads.load(self._command(key, files), entry.progress)
+            entry.model = Model(manifest.name, key, manifest.created, files, tokenizer, info)
+        except BaseException:
+            self._entries.pop(key, None)
+            raise
+        finally:
+            del self._arrivals[key]
+        log.info("model_loaded model=%s executor=%s seconds=%.2f", entry.name, info.executor, info.seconds)
+        return entry.model
+
+    def _command(self, key: str, files: dict[str, str]) -> Load:
+        return Load(model=key, files=files, dtype=self._dtype)
+
+
+def _retrieve(task: asyncio.Task[Model]) -> None:
+    """Those who wait get its error; when they are all gone, nobody does, and that is fine."""
+    if not task.cancelled():
+        task.exception()

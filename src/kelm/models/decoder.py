@@ -1,0 +1,139 @@
+"""The decoder: one forward pass, driven by a DecoderSpec, over the rows of many sequences and their paged KV.
+
+The residual stream is float32; linears run in the weights' precision; norms, scores, softmax, gates and logits are
+float32. Rows are padded to whole blocks (ops.reference), so what a row gives doesn't depend on the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kelm.models.batch import Batch, KVGroup
+from kelm.models.info import ModelInfo
+from kelm.models.spec import DecoderSpec, LayerSpec
+from kelm.ops import paged
+from kelm.ops import reference as ops
+from kelm.ops.rope import Rope, RopeTable, rotate
+
+Layer = Mapping[str, Tensor]
+Turns = Mapping[Rope, tuple[Tensor, Tensor]]
+"""cos and sin of the rows, for each kind of rotation."""
+
+
+class LoadedDecoder:
+    """A decoder with its weights; after ``attach`` it is an Executor (batch.py).
+
+    ``weights``: slot names of layout.py -> tensors.
+    """
+
+    name = "torch"
+
+    def __init__(self, spec: DecoderSpec, weights: Mapping[str, Tensor], info: ModelInfo) -> None:
+        self.spec, self.info = spec, info
+        self.groups: tuple[KVGroup, ...] = spec.kv_groups()
+        self._weights = weights
+        self._layers = [_sub(weights, f"layers.{n}.") for n in range(len(spec.layers))]
+        self._place = {n: (g, i) for g, group in enumerate(self.groups) for i, n in enumerate(group.layers)}
+        self._turns = {layer.rope: RopeTable(layer.rope, spec.head_dim) for layer in spec.layers if layer.rope}
+        self._kv: tuple[Tensor, ...] = ()
+
+    def attach(self, kv: Sequence[Tensor]) -> None:
+        """Give each KV group its blocks: [slabs, blocks_per_slab, layers, kv_heads, 2, block_tokens, head_dim]."""
+        for group, tensor in zip(self.groups, kv, strict=True):
+            got, wanted = tensor.shape, (len(group.layers), group.kv_heads, 2, group.head_dim)
+            assert (*got[2:5], got[6]) == wanted, f"KV of shape {tuple(got)} for {group}"
+            assert paged.KV_TILE % got[5] == 0, f"block_tokens {got[5]} does not divide {paged.KV_TILE}"
+        self._kv = tuple(kv)
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> NDArray[np.float32]:
+        """[R, vocab] logits for ``batch.logit_rows``."""
+        rows = batch.logit_rows
+        if not len(batch.tokens):
+            return np.zeros((0, self.spec.vocab), dtype=np.float32)
+        x = self._run(batch)
+        if not len(rows):
+            return np.zeros((0, self.spec.vocab), dtype=np.float32)
+        picked = x[torch.from_numpy(_padded(rows))]
+        head = self._weights["embed.weight" if self.spec.tied else "head.weight"]
+        made = ops.logits(self._norm(self._weights, "final_norm", picked), head)
+        out: NDArray[np.float32] = ops.soft_cap(made[: len(rows)], self.spec.logit_cap).numpy()
+        return out
+
+    def fork(self, parent: int, child: int) -> None:
+        """Nothing to do: caches are in the arena."""
+
+    def forget(self, seq: int) -> None:
+        """Nothing to do: caches are in the arena."""
+
+    def _run(self, batch: Batch) -> Tensor:
+        """The residual stream after the last layer, [T padded, hidden] float32."""
+        position = np.zeros(len(batch.tokens), dtype=np.int64)
+        for s in batch.spans:
+            position[s.start : s.start + s.length] = np.arange(s.context, s.context + s.length)
+        positions = torch.from_numpy(_padded(position))
+        x = ops.embedding(
+            torch.from_numpy(_padded(batch.tokens)), self._weights["embed.weight"], self.spec.embedding_scale
+        )
+        if self.spec.learned_positions:
+            x = x + ops.embedding(positions, self._weights["positions.weight"])
+        turns = {rope: table.at(positions) for rope, table in self._turns.items()}
+        plans = self._plans(batch)
+        for number, (layer, weights) in enumerate(zip(self.spec.layers, self._layers, strict=True)):
+            x = x + self._attention(number, layer, weights, x, turns, plans)
+            x = x + self._mlp(weights, x)
+        return x
+
+    def _plans(self, batch: Batch) -> list[paged.Plan]:
+        plans = []
+        for g, group in enumerate(self.groups):
+            spans = [paged.Rows(s.start, s.length, s.context, s.tables[g]) for s in batch.spans]
+            plans.append(paged.plan(spans, self._kv[g].shape, paged.Sight(window=group.window)))
+        return plans
+
+    def _attention(
+        self, number: int, layer: LayerSpec, w: Layer, x: Tensor, turns: Turns, plans: Sequence[paged.Plan]
+    ) -> Tensor:
+        spec = self.spec
+        rows, (group, index) = x.shape[0], self._place[number]
+        kv_width = spec.kv_heads * spec.head_dim
+        qkv = ops.linear(self._norm(w, "attention_norm", x), w["qkv.weight"], w.get("qkv.bias"))
+        q, k, v = torch.split(qkv, [spec.heads * spec.head_dim, kv_width, kv_width], dim=1)
+        q, k, v = (part.reshape(rows, -1, spec.head_dim) for part in (q, k, v))
+        if spec.qk_norm:
+            q, k = self._norm(w, "q_norm", q), self._norm(w, "k_norm", k)
+        if layer.rope is not None:
+            q, k = rotate(q, *turns[layer.rope]), rotate(k, *turns[layer.rope])
+        step = plans[group]
+        paged.write_kv(self._kv[group], index, step, k[: step.rows], v[: step.rows])
+        scores = paged.Scores(layer.score_scale, spec.score_cap)
+        seen = paged.paged_attention(q, self._kv[group], index, step, scores).flatten(1)
+        return self._post(w, "post_attention_norm", ops.linear(seen, w["out.weight"], w.get("out.bias")))
+
+    def _mlp(self, w: Layer, x: Tensor) -> Tensor:
+        up = ops.linear(self._norm(w, "mlp_norm", x), w["up.weight"], w.get("up.bias"))
+        inner = (ops.gate if self.spec.gated else ops.activate)(up, self.spec.activation)
+        return self._post(w, "post_mlp_norm", ops.linear(inner, w["down.weight"], w.get("down.bias")))
+
+    def _post(self, w: Layer, name: str, x: Tensor) -> Tensor:
+        return self._norm(w, name, x) if self.spec.post_norms else x
+
+    def _norm(self, w: Layer, name: str, x: Tensor) -> Tensor:
+        weight, eps = w[f"{name}.weight"], self.spec.norm_eps
+        if self.spec.norm == "layer":
+            return ops.layer_norm(x, weight, w[f"{name}.bias"], eps)
+        return ops.rms_norm(x, weight, eps)
+
+
+def _sub(weights: Mapping[str, Tensor], prefix: str) -> Layer:
+    return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+
+
+def _padded(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Zeros behind, up to whole row blocks: padding rows are token 0 at position 0 and nobody reads them."""
+    return np.pad(values, (0, ops.padded_rows(len(values)) - len(values)))

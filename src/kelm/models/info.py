@@ -1,0 +1,24 @@
+"""What a loaded model says about itself (wire.Loaded carries it); nothing here changes a result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """``weight_bytes``: as held in memory, in ``dtype``. ``tasks`` and ``labels``: as in wire.Loaded."""
+
+    kind: Literal["decoder", "encoder"]
+    architecture: str
+    dtype: str
+    parameters: int
+    weight_bytes: int
+    max_context_tokens: int
+    vocab: int
+    hidden: int
+    tasks: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    eos_ids: tuple[int, ...] = ()
+    """Tokens that end a text, from generation_config.json, else config.json."""

@@ -1,0 +1,171 @@
+"""Reading weights: safetensors files, one or sharded, checked against what the spec asks for before any is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from kelm.errors import ModelFormatError, UnsupportedModel
+from kelm.models.fields import read_json
+from kelm.models.layout import Slot
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all) as weights arrive."""
+
+_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tensor of a file: its file's name, its type as safetensors writes it, its shape."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Checkpoint:
+    """The tensors of a model's files by name. ``files``: name in the checkpoint -> path.
+
+    Raises ModelFormatError: no weights, a shard is missing, a header is malformed, a name is there twice.
+    """
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self._files = files
+        self.entries: dict[str, Entry] = {}
+        for file in _weight_files(files):
+            for name, entry in _header(file, files[file]).items():
+                if name in self.entries:
+                    raise ModelFormatError(f"{file}: tensor {name} is also in {self.entries[name].file}")
+                self.entries[name] = entry
+
+    def prefix(self, candidates: Iterable[str], name: str) -> str:
+        """The first prefix under which ``name`` is there; the first candidate if none is (a later check says so)."""
+        candidates = tuple(candidates)
+        return next((p for p in candidates if p + name in self.entries), candidates[0])
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The checkpoint's own precision, float16 as bfloat16 (the same bits a weight; float16 overflows)."""
+        stored = _FLOATS.get(self.entries[name].dtype, torch.float32) if name in self.entries else torch.float32
+        return torch.bfloat16 if stored == torch.float16 else stored
+
+    def check(self, slots: Mapping[str, Slot], ignored: Iterable[str]) -> None:
+        """Raise ModelFormatError unless the files hold exactly the tensors of ``slots`` (``ignored`` ends aside)."""
+        wanted = {
+            name: shape[::-1] if slot.transposed and len(shape) == 2 else shape
+            for slot in slots.values()
+            for name, shape in zip(slot.names, slot.shapes, strict=True)
+        }
+        missing = [name for name in wanted if name not in self.entries]
+        if missing:
+            raise ModelFormatError(f"{self._holders()}: {len(missing)} tensors are missing, first {missing[0]}")
+        for name, shape in wanted.items():
+            self._check_entry(name, self.entries[name], shape)
+        known = re.compile("|".join(f"(^|\\.){re.escape(end)}$" for end in ignored) or "$^")
+        extra = [name for name in self.entries if name not in wanted and not known.search(name)]
+        if extra:
+            entry = self.entries[extra[0]]
+            raise ModelFormatError(f"{entry.file}: {len(extra)} tensors are not the config's, first {extra[0]}")
+
+    @staticmethod
+    def _check_entry(name: str, entry: Entry, shape: tuple[int, ...]) -> None:
+        if entry.shape != shape:
+            raise ModelFormatError(
+                f"{entry.file}: tensor {name} has shape {list(entry.shape)}, config.json asks for {list(shape)}"
+            )
+        if entry.dtype not in _FLOATS:
+            raise UnsupportedModel(f"{entry.file}: tensor {name} is {entry.dtype}; native families read F32, F16, BF16")
+
+    def _holders(self) -> str:
+        return ", ".join(sorted({entry.file for entry in self.entries.values()})) or SINGLE
+
+    def read(self, slots: Mapping[str, Slot], dtype: torch.dtype, progress: Progress | None) -> dict[str, Tensor]:
+        """The tensors of ``slots`` in ``dtype`` (norms in float32), in memory of their own: a file that is cut short
+        later can't take the process down, and where a tensor lies in memory doesn't depend on the file."""
+        total = sum(_elements(slot) for slot in slots.values()) * dtype.itemsize
+        done = 0
+        weights = {}
+        with _Reader(self._files) as reader:
+            for name, slot in slots.items():
+                weights[name] = self._slot(reader, slot, dtype)
+                done += _elements(slot) * dtype.itemsize
+                if progress is not None:
+                    progress(done, total)
+        return weights
+
+    def _slot(self, reader: _Reader, slot: Slot, dtype: torch.dtype) -> Tensor:
+        target = dtype if slot.offset is None else torch.float32
+        rows = sum(shape[0] for shape in slot.shapes)
+        out = torch.empty((rows, *slot.shapes[0][1:]), dtype=target)
+        for name, part in zip(slot.names, torch.split(out, [shape[0] for shape in slot.shapes]), strict=True):
+            tensor = reader.tensor(self.entries[name].file, name)
+            part.copy_(tensor.T if slot.transposed else tensor)
+        return out.add_(slot.offset) if slot.offset else out
+
+
+def parameters(slots: Mapping[str, Slot]) -> int:
+    return sum(_elements(slot) for slot in slots.values())
+
+
+def weight_bytes(weights: Iterable[Tensor]) -> int:
+    return sum(w.numel() * w.dtype.itemsize for w in weights)
+
+
+def _elements(slot: Slot) -> int:
+    return sum(torch.Size(shape).numel() for shape in slot.shapes)
+
+
+def _weight_files(files: Mapping[str, str]) -> list[str]:
+    if INDEX in files:
+        shards = read_json(files[INDEX], INDEX).table("weight_map")
+        names = sorted({shards.text(tensor) for tensor in shards})
+        missing = [name for name in names if name not in files]
+        if missing:
+            raise ModelFormatError(f"{INDEX} names {missing[0]}, which is not there")
+        return names
+    if SINGLE in files:
+        return [SINGLE]
+    found = sorted(name for name in files if name.endswith(".safetensors") and "/" not in name)
+    if not found:
+        raise ModelFormatError(f"no weights: there is no {SINGLE} and no {INDEX}")
+    return found
+
+
+def _header(file: str, path: str) -> dict[str, Entry]:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            found = {}
+            for name in opened.keys():  # noqa: SIM118 - a safetensors handle, not a mapping
+                view = opened.get_slice(name)
+                found[name] = Entry(file, view.get_dtype(), tuple(view.get_shape()))
+            return found
+    except (SafetensorError, OSError) as error:
+        raise ModelFormatError(f"{file}: not a safetensors file: {error}") from error
+
+
+class _Reader:
+    """Open files, one at a time: tensors come in the order of the slots, which is mostly that of the shards."""
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self._files = files
+        self._open: dict[str, safe_open] = {}
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.clear()
+
+    def tensor(self, file: str, name: str) -> Tensor:
+        if file not in self._open:
+            self._open[file] = safe_open(self._files[file], framework="pt")
+        tensor: Tensor = self._open[file].get_tensor(name)  # type: ignore[no-untyped-call]
+        return tensor

@@ -1,0 +1,22 @@
+"""``python -m kelm.worker --memory-bytes N [--threads N ...] DESCRIPTOR``: see command_line.py."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from kelm.worker.command_line import parse
+from kelm.worker.executors import open_checkpoint
+from kelm.worker.process import serve
+
+
+def main() -> int:
+    descriptor, settings = parse(sys.argv[1:])
+    os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # read by tensor libraries when they are imported
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(message)s")
+    return serve(descriptor, settings, open_checkpoint)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

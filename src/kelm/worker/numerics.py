@@ -1,0 +1,35 @@
+"""The numerics id: workers with the same id give the same bits. Comes back to clients as ``system_fingerprint``."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+OPS = 1
+"""Raised with every change of an op or of the sampler that can change a bit."""
+
+_ISA = ("amx_tile", "avx512_bf16", "avx512_vnni", "avx512f", "avx2")
+
+
+def numerics_id(threads: int) -> str:
+    """From installed versions and the processor's flags; imports no tensor library.
+
+    ``threads`` is part of it: a matrix product may be cut differently for another number of threads.
+    """
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:
+        torch = "none"
+    return f"ops{OPS}-numpy{np.__version__}-torch{torch}-{_instruction_set()}-{threads}t"
+
+
+def _instruction_set() -> str:
+    """The best of those that matrix libraries switch on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    return next((name for name in _ISA if name in flags), "base")

@@ -1,0 +1,37 @@
+"""A checkpoint opened for running: what residency needs of it, whichever executor it got."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kelm.models.batch import Executor
+from kelm.wire.messages import Encode, Load, Loaded
+
+Progress = Callable[[int, int], None]
+"""(bytes done, bytes in all)"""
+
+
+class Encoder(Protocol):
+    def run(self, request: Encode) -> list[NDArray[np.float32]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """``decoder`` generates, ``encoder`` answers Encode; one of them or both."""
+
+    loaded: Loaded
+    decoder: Executor | None = None
+    encoder: Encoder | None = None
+    attach: Callable[[list[NDArray[np.generic]]], None] = lambda views: None
+    """Gives a decoder its KV groups' views (worker/arena.py)."""
+    kv_item_bytes: int = 4
+    decoder_start: int | None = None
+    """Of an encoder-decoder: the token its answers start from."""
+
+
+Opener = Callable[[Load, Progress], Opened]

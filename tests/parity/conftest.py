@@ -1,0 +1,4 @@
+import transformers
+
+transformers.logging.disable_progress_bar()
+transformers.logging.set_verbosity_error()
