@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "worker": SHARED | {"memory", "models", "observe", "ops", "sched", "store", "text"},
     "kernel": SHARED | {"memory", "observe", "sched", "store", "text"},
     "serve": SHARED | {"kernel", "observe", "store", "text"},
+    "cluster": {"limits", "errors", "store"},
     "tune": SHARED | {"models", "observe", "ops", "store", "text"},
     "llm": SHARED | {"kernel", "models", "store", "text", "worker"},
     "boot": SHARED | {"kernel", "observe", "serve", "store", "text"},

@@ -18,6 +18,9 @@ import msgspec
 from kelm.clock import Clock
 from kelm.errors import ConfigError, StoreError
 
+_TRIES = 20
+"""``owner`` takes the lock for a moment to see whether it is free; a daemon that starts then must not give up."""
+
 
 class Owner(msgspec.Struct, frozen=True):
     """The daemon of a home. ``started`` is Unix time."""
@@ -85,18 +88,14 @@ def _path(home: Path) -> Path:
 
 def _open_locked(path: Path) -> int | None:
     """None when somebody else has it. A file that was unlinked while we waited for its lock is not the file."""
-    while True:
+    for _ in range(_TRIES):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        with suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.stat().st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except FileNotFoundError:
-            pass
         os.close(descriptor)
+    return None
 
 
 def _read(descriptor: int) -> Owner | None:

@@ -36,6 +36,11 @@ class Dispatcher:
         return len(self._given) > len(self._parked)
 
     @property
+    def is_open(self) -> bool:
+        """Whether a worker is up and has its models."""
+        return self._open
+
+    @property
     def stepped(self) -> bool:
         """Whether the worker that is up has run a step."""
         return self._stepped
@@ -92,6 +97,10 @@ class Dispatcher:
         self._stepped = self._stepped or self._step is not None
         self._step = None
 
+    def encoded(self) -> None:
+        """An encoding is a step of its own."""
+        self._stepped, self._step = True, None
+
     def progressed(self, pid: int) -> None:
         """It got something that it did not have when the worker died: it is not the culprit."""
         if self._suspects.active and self._suspects.cleared(pid):
@@ -122,14 +131,19 @@ class Dispatcher:
         self._settle_all()
 
     def _members(self, loading: bool) -> list[int]:
-        """Whom to suspect. A worker that dies before its first step may have died of being given its jobs."""
+        """Whom to suspect. An encoding runs between steps; and a worker that dies before its first step may have
+        died of being given its jobs."""
         if self._step is not None:
             members = set(self._step.pids)
-        elif self._stepped or loading:
+        elif loading:
             members = set()
         else:
-            members = self._given
+            members = {pid for pid in self._given if not self._stepped or self._is_encoding(pid)}
         return [pid for pid in sorted(members) if self._table.get(pid) is not None]
+
+    def _is_encoding(self, pid: int) -> bool:
+        job = self._table.get(pid)
+        return job is not None and job.record.kind != "generate"
 
     def _settle_all(self) -> None:
         for job in self._table:

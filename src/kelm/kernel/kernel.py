@@ -9,7 +9,6 @@ import secrets
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Literal
 
 from kelm.clock import Clock
 from kelm.config import Settings
@@ -17,12 +16,14 @@ from kelm.errors import Cancelled, Unavailable, UnsupportedModel
 from kelm.kernel import control
 from kelm.kernel.admission import Admission, check_prompt
 from kelm.kernel.choice import Choice
+from kelm.kernel.daemonfile import DaemonFile
 from kelm.kernel.dispatch import Dispatcher
 from kelm.kernel.encodings import Array, EncodeJob
 from kelm.kernel.loads import Loads
 from kelm.kernel.models import Model, Models
 from kelm.kernel.process import Process
-from kelm.kernel.processes import ProcessTable, Record
+from kelm.kernel.processes import ProcessTable, Record, Task
+from kelm.kernel.proof import Proof
 from kelm.kernel.recovery import Recovery
 from kelm.kernel.requests import Encoding, Generation
 from kelm.kernel.supervisor import Supervisor
@@ -34,7 +35,6 @@ from kelm.text.helper import TextHelper
 from kelm.text.stream import TextStream
 from kelm.wire.messages import Command
 
-Kind = Literal["generate", "embed", "classify", "token_classify", "fill_mask"]
 _ROUND_S = 0.1
 """How often hangs, stalls and a drained table are looked for."""
 
@@ -45,6 +45,7 @@ class Kernel:
     def __init__(self, settings: Settings, store: Store, clock: Clock, *, worker: Sequence[str] | None = None) -> None:
         """``worker``: the worker's command line; the default is our own."""
         self.settings = settings
+        self.store = store
         self.clock = clock
         self.metrics = Metrics()
         self.helper = TextHelper()
@@ -60,13 +61,20 @@ class Kernel:
         self._recovery = Recovery(self._table, self._dispatcher, self._models, self._loads, self._work)
         self._supervisor = Supervisor(worker or worker_command(settings), clock, self._recovery)
         self._tasks: list[asyncio.Task[None]] = []
+        self._proof = Proof(self.submit, self.encode)
+        self._file: DaemonFile | None = None
         self._salt_key = secrets.token_bytes(32)
         self.metrics.watch_requests(self._request_counts)
 
     # --- the daemon's life ---------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Returns when a worker is up and requests are admitted. Raises Unavailable when none comes up."""
+        """Returns when a worker is up and requests are admitted.
+
+        Raises ConfigError when another daemon has this KELM_HOME, Unavailable when no worker comes up.
+        """
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        self._file = DaemonFile.acquire(self.settings.home, f"http://{host}:{self.settings.port}", self.clock)
         self._tasks = [
             asyncio.create_task(self.watchdog.run(), name="loop-watchdog"),
             asyncio.create_task(self._rounds(), name="kernel-rounds"),
@@ -77,6 +85,11 @@ class Kernel:
             await self._stop()
             raise
         self._admission.open()
+
+    def announce(self, address: str) -> None:
+        """Note where the doors really are (a port of 0 takes a free one), for the command line to find."""
+        if self._file is not None:
+            self._file.announce(address)
 
     @property
     def ready(self) -> bool:
@@ -182,7 +195,7 @@ class Kernel:
         )
         return Choice(index, stream)
 
-    def _record(self, request: Generation | Encoding, model: Model, kind: Kind, rows: int) -> Record:
+    def _record(self, request: Generation | Encoding, model: Model, kind: Task, rows: int) -> Record:
         record = Record(
             pid=self._table.new_pid(),
             request_id=request.request_id,
@@ -215,8 +228,12 @@ class Kernel:
             for job in self._table:
                 if isinstance(job, Process):
                     job.cut_if_stalled()
+            if self._dispatcher.is_open and not self._dispatcher.stepped and not len(self._table):
+                for model in self._models.resident()[:1]:
+                    self._proof.begin(model)
 
     async def _stop(self) -> None:
+        self._proof.stop()
         self._models.stop()
         self._recovery.stop()
         await self._supervisor.stop()
@@ -225,8 +242,18 @@ class Kernel:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        if self._file is not None:
+            self._file.release()
+            self._file = None
 
 
 def worker_command(settings: Settings) -> list[str]:
-    """The serving worker's command line; the number of its socket's descriptor comes after it."""
-    return [sys.executable, "-m", "kelm.worker"]
+    """The serving worker's command line (worker/command_line.py reads it); its socket's descriptor comes after it."""
+    numbers = {
+        "memory-bytes": settings.memory,
+        "threads": settings.threads,
+        "max-num-seqs": settings.max_num_seqs,
+        "step-tokens": settings.step_tokens,
+    }
+    flags = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
+    return [sys.executable, "-m", "kelm.worker", *flags]

@@ -99,10 +99,13 @@ class Models:
     def entries(self) -> list[Entry]:
         return list(self._entries.values())
 
+    def resident(self) -> list[Model]:
+        return [entry.model for entry in self._entries.values() if entry.model is not None]
+
     def named(self, name: str) -> list[Model]:
         """Every resident content of a name. Raises ModelNotFound when there is none."""
         full = str(Name.parse(name))
-        models = [entry.model for entry in self._entries.values() if entry.model is not None and entry.name == full]
+        models = [model for model in self.resident() if model.name == full]
         if not models:
             raise ModelNotFound(f"the model {name} is not loaded", param="model")
         return models

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from kelm.errors import KelmError
+from kelm.kernel.requests import EncodingTask
 from kelm.wire.messages import Encode, Submit
 
+Task = Literal["generate"] | EncodingTask
 State = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
 
 _ENDS: frozenset[State] = frozenset({"done", "failed", "cancelled"})
@@ -54,7 +56,7 @@ class Record:
     """The model's full name, ``name:tag``."""
     key: str
     """The loaded model, as the worker knows it."""
-    kind: Literal["generate", "embed", "classify", "token_classify", "fill_mask"]
+    kind: Task
     rows: int
     """Sequences it may occupy at once: n of a generation, 1 of an encoding."""
     arrived_wall_s: float

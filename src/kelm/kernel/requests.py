@@ -8,6 +8,8 @@ import msgspec
 
 from kelm.wire.messages import FinishReason, Sampling, TokenLogprobs
 
+EncodingTask = Literal["embed", "classify", "token_classify", "fill_mask"]
+
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt, ``n`` choices, already tokenized."""
@@ -30,7 +32,7 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True):
 
     request_id: str
     model: str
-    task: Literal["embed", "classify", "token_classify", "fill_mask"]
+    task: EncodingTask
     inputs: list[list[int]]
     types: list[list[int]] = []
     normalize: bool = True

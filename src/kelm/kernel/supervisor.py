@@ -149,7 +149,7 @@ class Supervisor:
         self._heard_s = self._clock.monotonic_s()
         if isinstance(report, StepBegin):
             self._in_step = True
-        elif isinstance(report, Step | Encoded) and self._in_step:
+        elif isinstance(report, Encoded) or (isinstance(report, Step) and self._in_step):
             self._in_step, self._barren_deaths = False, 0
         self._listener.report(report)
 

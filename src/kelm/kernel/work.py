@@ -133,7 +133,7 @@ class Work:
             self._metrics.itl.labels(model).observe(gap_s)
 
     def _encoded(self, encoded: Encoded) -> None:
-        self._dispatcher.step_ended()
+        self._dispatcher.encoded()
         job = self._table.get(encoded.pid)
         if isinstance(job, EncodeJob):
             job.receive(encoded)

@@ -10,7 +10,7 @@ from typing import Literal
 class ModelInfo:
     """``weight_bytes``: as held in memory, in ``dtype``. ``tasks`` and ``labels``: as in wire.Loaded."""
 
-    kind: Literal["decoder", "encoder"]
+    kind: Literal["decoder", "encoder", "encoder-decoder"]
     architecture: str
     dtype: str
     parameters: int

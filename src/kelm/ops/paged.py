@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from kelm.ops.reference import soft_cap
+from kelm.ops.reference import NARROW, soft_cap
 
 QUERY_TILE = 8
 KV_TILE = 64
@@ -210,7 +210,7 @@ def _attend(q: Tensor, kv: Tensor, tiles: tuple[_Tile, ...], cap: float | None) 
     """q [items * QUERY_TILE, kv_heads, group, head_dim] -> the same shape."""
     _, kv_heads, group, head_dim = q.shape
     q = q.view(-1, QUERY_TILE, kv_heads, group, head_dim).permute(0, 2, 3, 1, 4)  # [items, kv_heads, group, Q, d]
-    q = q.reshape(-1, kv_heads, group * QUERY_TILE, head_dim)
+    q = functional.pad(q.reshape(-1, kv_heads, group * QUERY_TILE, head_dim), (0, _wide(head_dim) - head_dim))
     top = q.new_full((*q.shape[:3], 1), _FLOOR)
     total = q.new_zeros(*q.shape[:3], 1)
     out = torch.zeros_like(q)
@@ -225,14 +225,21 @@ def _attend(q: Tensor, kv: Tensor, tiles: tuple[_Tile, ...], cap: float | None) 
         top[:n] = higher
         total[:n] = total[:n] * kept + weight.sum(-1, keepdim=True)
         out[:n] = out[:n] * kept + torch.matmul(weight, v)
-    out = (out / total).view(-1, kv_heads, group, QUERY_TILE, head_dim)
+    out = (out[..., :head_dim] / total).view(-1, kv_heads, group, QUERY_TILE, head_dim)
     return out.permute(0, 3, 1, 2, 4).reshape(-1, kv_heads, group, head_dim)
 
 
+def _wide(head_dim: int) -> int:
+    return max(head_dim, NARROW)
+
+
 def _gather(kv: Tensor, tile: _Tile) -> tuple[Tensor, Tensor]:
-    """K and V of a tile, each [items, kv_heads, KV_TILE, head_dim] float32."""
+    """K and V of a tile, each [items, kv_heads, KV_TILE, head_dim] float32; narrow heads padded with zeros."""
     blocks = kv[tile.blocks].permute(3, 0, 2, 1, 4, 5)  # [2, items, kv_heads, blocks, block_tokens, head_dim]
-    both = torch.empty(blocks.shape, dtype=torch.float32).copy_(blocks).flatten(3, 4)
+    head_dim = blocks.shape[-1]
+    both = torch.zeros((*blocks.shape[:-1], _wide(head_dim)), dtype=torch.float32)
+    both[..., :head_dim] = blocks
+    both = both.flatten(3, 4)
     if tile.unseen is not None:
         both.masked_fill_(tile.unseen, 0.0)
     return both[0], both[1]

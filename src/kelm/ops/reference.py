@@ -1,9 +1,11 @@
 """Row-wise ops: linear, norms, embedding, gates, soft cap. Rows come in blocks of ROW_BLOCK.
 
-Two measured facts of torch's CPU kernels shape this file (tests/property/test_row_invariance.py holds both):
+Three measured facts of torch's CPU kernels shape this file (tests/property/test_row_invariance.py holds both):
 
 - A linear of 1 row takes another path (gemv) than one of many rows, and rounds differently. So every product is
   made on exactly ROW_BLOCK rows, and callers pad (``padded_rows``).
+- A product with less than 12 columns takes a path in which a row's bits depend on its place. So narrow ones are
+  padded to NARROW columns.
 - ``silu``, ``gelu`` and ``sigmoid`` of torch round elements in a vector loop's tail differently, so a value's bits
   depend on its place in the tensor. ``exp``, ``tanh`` and ``erf`` do not. Gates are built from those.
 """
@@ -19,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 ROW_BLOCK = 16
+NARROW = 16
 _LOGIT_CHUNK = 8192
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
@@ -34,7 +37,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     T is a multiple of ROW_BLOCK.
     """
-    x = x.to(weight.dtype)
+    x, columns = x.to(weight.dtype), weight.shape[0]
+    if columns < NARROW:
+        missing = NARROW - columns
+        wide_bias = None if bias is None else functional.pad(bias, (0, missing))
+        return linear(x, functional.pad(weight, (0, 0, 0, missing)), wide_bias)[:, :columns]
     if x.shape[0] == ROW_BLOCK:
         return functional.linear(x, weight, bias)
     return torch.cat([functional.linear(block, weight, bias) for block in torch.split(x, ROW_BLOCK)])

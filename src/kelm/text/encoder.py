@@ -79,7 +79,8 @@ class PlainEncoder:
         self._ids = {backend.token_to_id(char): char for char in _STAND_INS}
         survives = backend.normalizer is None or backend.normalizer.normalize_str(_STAND_INS[1]) == _STAND_INS[1]
         self._normalized = _STAND_INS[1 if survives else 0]
-        odd = [*_STAND_INS, *([unk] if unk and len(unk) > 1 else [])]
+        found = bool(unk) and self._unk_id in backend.encode_batch_fast([unk], add_special_tokens=False)[0].ids
+        odd = [*_STAND_INS, *([unk] if unk and found and len(unk) > 1 else [])]
         self._odd = re.compile("|".join(re.escape(text) for text in odd))
 
     def encode(self, parts: Sequence[Part], add_special_tokens: bool) -> list[int]:

@@ -2,16 +2,18 @@
 a worker says hello before that import, which takes seconds.
 
     native family (models/loader.py)   -> executor 'torch' until the compiled ops run it
-    anything else                      -> UnsupportedModel
+    anything else (models/fallback.py) -> executor 'fallback', where transformers is there and can build it
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kelm.errors import UnsupportedModel
 from kelm.wire.messages import Load, Loaded
 from kelm.worker.opened import Opened, Progress
 
@@ -25,7 +27,10 @@ def open_checkpoint(command: Load, progress: Progress) -> Opened:
 
     from kelm.models.loader import load
 
-    model = load(command.files, command.dtype, progress)
+    try:
+        model = load(command.files, command.dtype, progress)
+    except UnsupportedModel as no_native_family:
+        return _open_fallback(command, no_native_family)
     kind: torch.dtype = getattr(torch, model.info.dtype)
 
     def attach(views: list[NDArray[np.generic]]) -> None:
@@ -34,6 +39,17 @@ def open_checkpoint(command: Load, progress: Progress) -> Opened:
     return Opened(
         _loaded(command.model, model.name, model.info), decoder=model, attach=attach, kv_item_bytes=kind.itemsize
     )
+
+
+def _open_fallback(command: Load, no_native_family: UnsupportedModel) -> Opened:
+    if find_spec("transformers") is None:
+        raise UnsupportedModel(
+            f"{no_native_family.message}; pip install 'kelm[fallback]' runs what transformers can build"
+        )
+    from kelm.models.fallback import load_fallback
+
+    decoder, info = load_fallback(command.files, command.dtype)
+    return Opened(_loaded(command.model, decoder.name, info), decoder=decoder, decoder_start=decoder.decoder_start)
 
 
 def _loaded(key: str, executor: str, info: ModelInfo) -> Loaded:

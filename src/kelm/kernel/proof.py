@@ -1,0 +1,57 @@
+"""A worker that has a model and nothing to do runs one step of its own, so that ``ready`` means that it can."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from kelm.errors import KelmError
+from kelm.kernel.encodings import Array
+from kelm.kernel.models import Model
+from kelm.kernel.process import Process
+from kelm.kernel.requests import Encoding, EncodingTask, Generation
+from kelm.wire.messages import Sampling
+
+log = logging.getLogger(__name__)
+
+_TENANT = "kernel"
+
+
+class Proof:
+    """Goes the way of every request. One at a time; a failed one is tried again when it is asked for again."""
+
+    def __init__(
+        self, submit: Callable[[Generation], Process], encode: Callable[[Encoding], Awaitable[list[Array]]]
+    ) -> None:
+        self._submit = submit
+        self._encode = encode
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, model: Model) -> None:
+        """Returns at once."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._one_step(model), name="prove the worker")
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _one_step(self, model: Model) -> None:
+        try:
+            if "generate" in model.info.tasks:
+                await self._generate(model.name)
+            else:
+                await self._encode_one(model.name, cast(EncodingTask, model.info.tasks[0]))
+        except KelmError as error:
+            log.warning("proof_failed model=%s code=%s reason=%r", model.name, error.code, error.message)
+
+    async def _generate(self, name: str) -> None:
+        sampling = Sampling(seed=0, temperature=0, max_tokens=1)
+        request = Generation(request_id="proof", model=name, prompt=[0], sampling=sampling, tenant=_TENANT)
+        async for _ in self._submit(request):
+            pass
+
+    async def _encode_one(self, name: str, task: EncodingTask) -> None:
+        await self._encode(Encoding(request_id="proof", model=name, task=task, inputs=[[0]], tenant=_TENANT))
