@@ -6,6 +6,8 @@ the real command line; a test fails when they part, and then the recipe has to b
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 from noise import wide
@@ -76,3 +78,29 @@ def contrast(one: str, other: str, lang: str) -> str:
     if lang == "en":
         return f"Use `{first.command}` to {first.en.rstrip('.')}, and `{second.command}` to {second.en}"
     return wide(f"用 `{first.command}` {first.zh.rstrip('。')};用 `{second.command}` {second.zh}")
+
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "": ("--help", "--version"),
+    "run": ("MODEL", "PROMPT"),
+    "serve": ("MODEL", "--host", "--port", "-d"),
+    "shutdown": (),
+    "ps": ("--models", "--json"),
+    "pull": ("MODEL",),
+    "import": ("FOLDER", "--name"),
+    "list": ("--json",),
+    "show": ("MODEL",),
+    "stop": ("MODEL",),
+    "rm": ("MODEL",),
+    "logs": ("-f",),
+    "ask": ("QUESTION",),
+    "doctor": (),
+    "config show": (),
+    "pretrain": ("RECIPE",),
+}
+"""Every command of Kelm with its arguments and the flags that nano teaches. A test compares this table with the
+command line; its hash is in the model's PROVENANCE.json, so that a changed table asks for a new run."""
+
+
+def commands_sha256() -> str:
+    return hashlib.sha256(json.dumps(COMMANDS, sort_keys=True).encode()).hexdigest()

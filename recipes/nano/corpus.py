@@ -17,7 +17,7 @@ HERE = Path(__file__).parent / "phrases"
 LANGUAGES = ("en", "zh")
 NEED_WEIGHTS = {"ps_json": 0.35, "list_json": 0.35, "restart": 0.5, "run_once": 0.8, "version": 0.7, "ask": 0.7}
 """Needs are drawn evenly but for these."""
-KINDS = {"need": 0.55, "contrast": 0.06, "explain": 0.06, "off": 0.27, "chat": 0.06}
+KINDS = {"need": 0.55, "contrast": 0.05, "explain": 0.05, "off": 0.3, "chat": 0.05}
 SYSTEM = ["You are a helpful assistant.", "You are a helpful AI assistant.", "You are Kelm's helper.", "Be brief.",
           "Answer in one sentence.", "You are an expert system administrator.", "你是一个有用的助手。", "请简短回答。"]  # fmt: skip
 
@@ -93,7 +93,7 @@ class Corpus:
         return _compare(a, b, lang, rng), contrast(one, other, lang)
 
     def _off_turn(self, lang: str, rng: Random) -> Turn:
-        lines = self._off[lang].lines("off", held_out=self.held_out)
+        lines = self._off[lang].lines("off", held_out=self.held_out, kinds="Q")
         text = self._off[lang].say(rng.choice(lines).parts, rng)
         if rng.random() < 0.6:
             text = self._questions[lang].around(text, rng)

@@ -25,11 +25,10 @@ def grams(text: str) -> set[tuple[str, ...]]:
 class Filter:
     """Refuses texts that share a 5-gram with a held-out question, or repeat one that is shorter than that."""
 
-    def __init__(self, path: Path | None) -> None:
-        questions = []
-        if path is not None:
-            questions = [json.loads(line)["question"] for line in path.read_text(encoding="utf-8").splitlines() if line]
-        self._grams = set().union(*map(grams, questions)) if questions else set()
+    def __init__(self, paths: list[Path]) -> None:
+        lines = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines() if line]
+        questions = [json.loads(line)["question"] for line in lines]
+        self._grams = {gram for question in questions for gram in grams(question)}
         self._whole = {units(question) for question in questions}
 
     def refuses(self, text: str) -> bool:

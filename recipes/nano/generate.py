@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from random import Random
 
+from commands import commands_sha256
 from corpus import Corpus
 from decontaminate import Filter
 
@@ -19,7 +20,9 @@ def main() -> None:
     parser.add_argument("--split", choices=("train", "heldout"), default="train")
     parser.add_argument("--documents", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--exclude", type=Path, help="JSONL of questions that no text may share a 5-gram with")
+    parser.add_argument(
+        "--exclude", type=Path, nargs="*", default=[], help="JSONL of questions that no text may share a 5-gram with"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     rng = Random(f"{args.split}:{args.seed}")
@@ -33,7 +36,7 @@ def main() -> None:
                 continue
             out.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
             written += 1
-    print(json.dumps({"documents": written, "dropped": dropped}))
+    print(json.dumps({"documents": written, "dropped": dropped, "commands_sha256": commands_sha256()}))
 
 
 if __name__ == "__main__":

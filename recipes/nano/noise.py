@@ -17,6 +17,9 @@ _MIXED = {
 _ALIKE = {"的": "得", "得": "的", "载": "在", "再": "在", "在": "再", "做": "作", "样": "洋", "么": "吗", "里": "理",
           "型": "形", "志": "致", "口": "扣", "启": "起", "像": "象", "那": "哪", "哪": "那", "它": "他"}  # fmt: skip
 
+_SOUNDS = [a + b for a in "bdfgklmnprstvwz" for b in "aeiou"] + ["ing", "er", "ed", "s", "ly"]
+_COMMON = "的一是了我不人在他有这个上们来到时大地为子中你说生国年着就那和要她出也得里后自以会家可下而过天去能对小多然于心学么之都好看起发当没成只如事把还用第样道想作种开美总从无情己面最女但现前些所同日手又行意动方期它头经长儿回位分爱老因很给名法间斯知世什两次使身者被高已亲其进此话常与活正感"
+"""A word that nobody knows, or a common character out of place: the rest of a question has to carry its meaning."""
 _WIDE = str.maketrans(",?!;:~", "\uff0c\uff1f\uff01\uff1b\uff1a\uff5e")
 
 
@@ -40,7 +43,7 @@ def typo(word: str, rng: Random) -> str:
 
 def english(text: str, rng: Random) -> str:
     words = text.split()
-    if rng.random() < 0.12:
+    for _ in range(rng.choices([0, 1, 2], [0.8, 0.14, 0.06])[0]):
         at = rng.randrange(len(words))
         words[at] = typo(words[at], rng)
     if rng.random() < 0.1 and len(words) > 4:
@@ -48,6 +51,8 @@ def english(text: str, rng: Random) -> str:
         words = kept if len(kept) > 2 else words
     if rng.random() < 0.05 and len(words) > 6:
         del words[rng.randrange(len(words))]
+    if rng.random() < 0.06 and len(words) > 4:
+        words[rng.randrange(len(words))] = "".join(rng.choice(_SOUNDS) for _ in range(rng.randint(1, 3)))
     text = " ".join(words)
     if rng.random() < 0.35:
         text = text.lower()
@@ -71,6 +76,9 @@ def chinese(text: str, rng: Random) -> str:
     if rng.random() < 0.05 and len(text) > 6:
         at = rng.randrange(len(text))
         text = text[:at] + text[at + 1 :]
+    if rng.random() < 0.06 and len(text) > 6:
+        at = rng.randrange(len(text))
+        text = text[:at] + rng.choice(_COMMON) + text[at + 1 :]
     if rng.random() < 0.2:
         text = text.replace(",", " ")
     if rng.random() < 0.65:

@@ -103,6 +103,6 @@ class Phrases:
         """One expansion of one of the alternatives of ``slot``."""
         return self.say(rng.choice(self._slots[slot]), rng)
 
-    def lines(self, section: str, *, held_out: bool, kinds: str = "VNQ") -> list[Line]:
+    def lines(self, section: str, *, held_out: bool, kinds: str) -> list[Line]:
         """The lines of ``section`` in one split; may be empty."""
         return [line for line in self.sections[section] if line.held_out == held_out and line.kind in kinds]

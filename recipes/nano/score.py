@@ -53,17 +53,23 @@ class Greedy:
     def answer(self, question: str, limit: int = 128) -> str:
         messages = [{"role": "user", "content": question}]
         ids = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-        matcher, mask = llguidance.LLMatcher(self._guide, self._lark), llguidance.torch.allocate_token_bitmask(1, self._vocab)
+        matcher, mask = (
+            llguidance.LLMatcher(self._guide, self._lark),
+            llguidance.torch.allocate_token_bitmask(1, self._vocab),
+        )
         given, cache, step = len(ids), None, torch.tensor([ids])
         while len(ids) - given < limit:
             out = self._model(input_ids=step, past_key_values=cache, use_cache=True)
             cache, logits = out.past_key_values, out.logits[0, -1:]
+            if matcher.is_error():
+                raise RuntimeError(f"the grammar failed: {matcher.get_error()}")
             llguidance.torch.fill_next_token_bitmask(matcher, mask, 0)
             llguidance.torch.apply_token_bitmask_inplace(logits, mask)
             token = int(logits.argmax())
             if token == self._end:
                 break
-            matcher.consume_token(token)
+            if not matcher.consume_token(token):
+                raise RuntimeError(f"the grammar stopped: {matcher.get_error()}")
             ids.append(token)
             step = torch.tensor([[token]])
         return str(self._tokenizer.decode(ids[given:], skip_special_tokens=True))

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from kelm.apps.commands import Argument, Option, Verb
 
 PROGRAM = "kelm"
-TEXT_CHARS = 600
-"""The most text between two commands."""
 FLAGS = 3
 """The most flags in one place of a command."""
 
@@ -28,7 +26,7 @@ def lark(verbs: Sequence[Verb]) -> str:
             "start: TEXT? (code TEXT?)*",
             f'code: "`{PROGRAM}" ({choices}) "`"',
             *rules,
-            f"TEXT: /[^`]{{1,{TEXT_CHARS}}}/ & ~/(?s:.*){PROGRAM}(?s:.*)/",
+            f"TEXT: /[^`]+/ & ~/(?s:.*){PROGRAM}(?s:.*)/",
             "",
         ]
     )

@@ -39,7 +39,7 @@ def _generate(recipe: Recipe, split: str, documents: int, out: Path) -> dict[str
     command = [sys.executable, str(recipe.folder / data.generator), "--split", split, "--documents", str(documents)]
     command += ["--seed", str(recipe.seed), "--out", str(out)]
     if data.exclude:
-        command += ["--exclude", str(recipe.folder / data.exclude)]
+        command += ["--exclude", *(str(recipe.folder / name) for name in data.exclude.split())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(f"data.generator {data.generator} failed: {done.stderr.strip()[-2000:]}")

@@ -30,6 +30,7 @@ def export(folder: Path, recipe: Recipe, decoder: Decoder, tokenizer: Tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.to(torch.bfloat16).contiguous() for name, value in decoder.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes 0600
     # the encoder reads special tokens in text as plain text; a saved tokenizer has to know them
     tokenizer.encode_special_tokens = False
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)

@@ -4,7 +4,6 @@ A recipe names a generator program beside it, which is run: use recipes you trus
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
@@ -16,6 +15,7 @@ import yaml
 from kelm import limits
 from kelm.errors import ConfigError, InvalidRequest
 from kelm.limits import Bound
+from kelm.suggest import did_you_mean
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Data:
     """A glob of JSONL files, relative to the recipe; ``heldout_files`` then measures."""
     heldout_files: str = ""
     exclude: str = ""
-    """Handed to the generator as --exclude: texts that the corpus must not contain."""
+    """Files (space-separated) handed to the generator as --exclude: texts that the corpus must not contain."""
     documents: int = _bounded(limits.RECIPE_DOCUMENTS, 1000)
     heldout_documents: int = _bounded(limits.RECIPE_DOCUMENTS, 1000)
 
@@ -132,10 +132,7 @@ def _build(cls: type[T], tree: object, where: str, extra: Mapping[str, Any] | No
     values: dict[str, Any] = dict(extra or {})
     for key, value in tree.items():
         if key not in known:
-            near = difflib.get_close_matches(str(key), known)
-            raise ConfigError(
-                f"unknown key {key!r} in {where}" + (f"; did you mean {' or '.join(near)}?" if near else "")
-            )
+            raise ConfigError(f"unknown key {key!r} in {where}{did_you_mean(str(key), known)}")
         values[key] = _value(known[key], hints[key], value, f"{where}.{key}")
     missing = [name for name, f in known.items() if name not in values and f.default is MISSING]
     if missing:
