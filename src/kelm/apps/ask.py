@@ -108,7 +108,7 @@ def _command(code: str, known: Sequence[Verb]) -> Command | None:
     allowed |= {option.placeholder for option in verb.options if option.placeholder}
     flags = {flag for option in verb.options for flag in option.flags}
     rest = words[len(verb.words) :]
-    if not all(word in allowed or word in flags for word in rest):
+    if not words or not all(word in allowed or word in flags for word in rest):
         return None
     return Command(tuple(words), tuple(dict.fromkeys(word for word in rest if word in allowed)))
 
