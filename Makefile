@@ -22,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Editable: Python files are read where they lie, so only these call for another install.
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/kelm/csrc/*)
 
-.PHONY: help run test install lint clean
+.PHONY: help run test install nano lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -38,6 +38,9 @@ install: $(VENV)/.kelm  ## put kelm on PATH
 	@ln -sf "$(BIN)/kelm" "$(PREFIX)/bin/kelm"
 	@echo "$(PREFIX)/bin/kelm -> $(BIN)/kelm"
 	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo 'Add it to PATH:  export PATH="$(PREFIX)/bin:$$PATH"' ;; esac
+
+nano: $(VENV)/.kelm  ## train the embedded model again from its recipe (under 45 minutes on two cores)
+	$(BIN)/kelm pretrain recipes/nano/recipe.yaml --out src/kelm/data/models/nano
 
 lint: $(VENV)/.dev  ## format check, lint, types
 	$(BIN)/ruff format --check .

@@ -21,6 +21,8 @@ from kelm.suggest import did_you_mean
 
 PREFIX = "KELM_"
 CONFIG_FILE = "config.yaml"
+ELSEWHERE = {"isa"}
+"""KELM_* that are no settings: a developer's, read where they act (kelm.ops.native)."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -97,6 +99,7 @@ def _pick(name: str, flags: Mapping[str, Any], env: Mapping[str, str], file: Map
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
     """KELM_* of the environment by setting name; an empty value means not set, as in compose files."""
     found = {name[len(PREFIX) :].lower(): text for name, text in environ.items() if name.startswith(PREFIX)}
+    found = {name: text for name, text in found.items() if name not in ELSEWHERE}
     _refuse_unknown(found, "environment variable", lambda name: PREFIX + name.upper())
     return {name: text for name, text in found.items() if text}
 

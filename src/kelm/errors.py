@@ -6,9 +6,13 @@
     │   ├── ContextTooLong      400  prompt + max_tokens do not fit the model's context
     │   └── UnsupportedModel    400  no executor can run this model, or not for this door
     ├── Unauthorized            401  no key, or a wrong one
+    ├── Forbidden               403  a Host or Origin that may not ask
     ├── NotFound                404  no such route or process
     │   └── ModelNotFound       404  no such model; carries near matches
+    ├── MethodNotAllowed        405  the route exists, for other methods
+    ├── RequestTimeout          408  headers or body came too slowly
     ├── PayloadTooLarge         413  the body is over its bound
+    ├── HeadersTooLarge         431  the headers are over their bound
     ├── Cancelled               499  the client went away, or somebody cancelled the process
     ├── Overloaded              429  a queue is full; carries retry_after_s
     ├── WorkerFailed            500  the worker died too often under this request, or an op failed
@@ -74,6 +78,22 @@ class NotFound(KelmError):
 
 class ModelNotFound(NotFound):
     code = "model_not_found"
+
+
+class Forbidden(KelmError):
+    code, status, type = "forbidden", 403, "invalid_request_error"
+
+
+class MethodNotAllowed(KelmError):
+    code, status, type = "method_not_allowed", 405, "invalid_request_error"
+
+
+class RequestTimeout(KelmError):
+    code, status, type, retryable = "request_timeout", 408, "invalid_request_error", True
+
+
+class HeadersTooLarge(KelmError):
+    code, status, type = "headers_too_large", 431, "invalid_request_error"
 
 
 class PayloadTooLarge(KelmError):

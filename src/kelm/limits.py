@@ -7,6 +7,7 @@ boundary table (least - 1, least, most, most + 1, NaN, bool for int, ...) from t
 from __future__ import annotations
 
 import math
+import reprlib
 from dataclasses import dataclass
 
 from kelm.errors import InvalidRequest
@@ -36,20 +37,24 @@ class Bound:
         wanted = "an integer" if self.integer else "a number"
         ok = isinstance(value, int if self.integer else (int, float)) and not isinstance(value, bool)
         if not ok:
-            raise InvalidRequest(f"{name} must be {wanted}, got {_shown(value)}", param=name)
+            raise InvalidRequest(f"{name} must be {wanted}, got {shown(value)}", param=name)
         assert isinstance(value, (int, float))
         # A huge int is compared, never converted: math.isfinite(10**400) overflows.
         if (isinstance(value, float) and not math.isfinite(value)) or not self.least <= value <= self.most:
             raise InvalidRequest(
-                f"{name} must be between {self.least:g} and {self.most:g} {self.unit}".rstrip()
-                + f", got {_shown(value)}",
+                f"{name} must be between {self.least} and {self.most} {self.unit}".rstrip() + f", got {shown(value)}",
                 param=name,
             )
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+_SHORT.maxlist = _SHORT.maxdict = 4
+
+
+def shown(value: object) -> str:
+    """``value`` for an error message: short, and without walking through the whole of something large."""
+    return _SHORT.repr(value)
 
 
 def _int(name: str, least: float, most: float, default: float | None, unit: str, why: str) -> Bound:
@@ -86,6 +91,12 @@ PROMPTS = _int("prompt", 1, 1024, None, "prompts", "a batch becomes as many proc
 EMBEDDING_INPUTS = _int("input", 1, 2048, None, "inputs", "OpenAI's bound")
 DIMENSIONS = _int("dimensions", 1, 1 << 16, None, "", "the model's own width is the real bound")
 RERANK_DOCUMENTS = _int("documents", 1, 1000, None, "documents", "one pass over all of them")
+SCORE_TEXTS = _int("text", 1, 1000, None, "texts", "as rerank's documents")
+TOP_N = _int("top_n", 1, 1000, None, "documents", "as many as may be sent")
+METADATA = _int("metadata", 0, 16, None, "entries", "OpenAI's bound")
+CONTENT_PARTS = _int("content", 1, 1024, None, "parts", "joined into one text")
+TOKEN_IDS = _int("tokens", 0, 8 * MIB, None, "ids", "the context is the real bound")
+TOKEN_ID = _int("token", 0, 4 * MIB - 1, None, "", "the model's vocabulary is the real bound")
 MESSAGES = _int("messages", 1, 4096, None, "messages", "rendered by the template in one go")
 PROMPT_BYTES = _int("prompt", 0, 8 * MIB, None, "bytes", "tokenizing is linear in it; checked before")
 STRING_BYTES = _int("string", 0, 4096, None, "bytes", "names, user tags and other small strings")
@@ -94,6 +105,10 @@ STRING_BYTES = _int("string", 0, 4096, None, "bytes", "names, user tags and othe
 BODY_BYTES = _int("body", 0, 32 * MIB, None, "bytes", "a batch of the longest prompts fits")
 HEADER_BYTES = _int("headers", 0, 64 * 1024, None, "bytes", "read before any check")
 JSON_DEPTH = _int("body", 0, 64, None, "levels", "recursion in parsers and templates")
+JSON_STRINGS = _int("body", 0, 1 << 18, None, "strings", "each is an object in memory, whatever it is for")
+BODY_TIMEOUT_S = _num("body_timeout", 1, 3600, 60, "seconds", "until the whole body is here: dribbling holds memory")
+HEADER_TIMEOUT_S = _num("header_timeout", 1, 600, 10, "seconds", "until the headers are complete")
+KEEP_ALIVE_S = _int("keep_alive", 1, 3600, 60, "seconds", "an idle connection is closed")
 CONNECTIONS = _int("connections", 1, 8192, 2048, "sockets", "descriptors are finite")
 STREAM_BUFFER_BYTES = _int(
     "stream_buffer", 1024, 64 * MIB, 256 * 1024, "bytes", "past it a slow reader's process is paused"
@@ -133,7 +148,8 @@ WORKER_START_TRIES = _int(
 COMMAND_BACKLOG_BYTES = _int(
     "command_backlog", 0, 256 * MIB, 64 * MIB, "bytes", "unsent commands past which nothing new is admitted"
 )
-HELPER_CALL_S = _num("helper_call", 0.1, 60, 5, "seconds", "a template or tokenizer that takes longer is killed")
+HELPER_CALL_S = _num("helper_call", 0.1, 60, 5, "seconds", "a template or grammar that takes longer is killed")
+HELPER_LOAD_S = _num("helper_load", 0.1, 300, 30, "seconds", "a tokenizer read for the first time: 35 MB take 5 s")
 HELPER_MEMORY_BYTES = _int(
     "helper_memory", 64 * MIB, 8 * GIB, GIB, "bytes", "address space above what the helper starts with"
 )

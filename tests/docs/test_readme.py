@@ -35,9 +35,13 @@ def shell_lines() -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """The words of every ``kelm`` command line in the README."""
+    """The words of every ``kelm`` command line in the README, and of those that the Makefile and its script run."""
     lines = [shlex.split(line, comments=True) for line in shell_lines()]
-    return [words[1:] for words in lines if words and words[0] == "kelm"]
+    found = [words[1:] for words in lines if words and words[0] == "kelm"]
+    for name in ("Makefile", "scripts/run"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        found += [words.split() for words in re.findall(r"(?:\$\(BIN\)|\$bin)/kelm\"? ([a-z][^\n|]*)", text)]
+    return found
 
 
 def functions_in(path: str) -> set[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,7 +16,6 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
 
-import kelm
 from kelm.clock import SYSTEM
 from kelm.config import load_settings
 from kelm.kernel.kernel import Kernel
@@ -26,9 +24,6 @@ from kelm.kernel.requests import Chunk, Generation
 from kelm.store import Store
 from kelm.wire.messages import Sampling
 
-SRC = Path(kelm.__file__).parents[1]
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SRC), os.environ.get("PYTHONPATH")]))
-"""For workers: pytest finds the package through its own setting."""
 SCRIPTED = Path(__file__).with_name("scripted_worker.py")
 VOCAB = 256
 EOS = 0

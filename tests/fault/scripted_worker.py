@@ -41,7 +41,11 @@ class Script(msgspec.Struct, forbid_unknown_fields=True):
     """Answer a Load of such a key with LoadFailed."""
     hang_once: str = ""
     """Path of a file: the worker that finds it missing makes it and hangs in its first step."""
+    rubbish_once: str = ""
+    """As hang_once: sends bytes that are no frame."""
     never_hello: bool = False
+    exit_while: str = ""
+    """Path: leaves at once while there is such a file."""
     log: str = ""
     """Path: a line for every command and step."""
 
@@ -49,6 +53,13 @@ class Script(msgspec.Struct, forbid_unknown_fields=True):
 def next_token(seed: int, choice: int, position: int, before: int, vocab: int) -> int:
     digest = hashlib.blake2b(f"{seed} {choice} {position} {before}".encode(), digest_size=8).digest()
     return 97 + int.from_bytes(digest, "little") % min(26, vocab - 97)
+
+
+def first_time(path: str) -> bool:
+    if not path or Path(path).exists():
+        return False
+    Path(path).touch()
+    return True
 
 
 @dataclass
@@ -183,9 +194,10 @@ class Worker:
             generated = max(map(len, work.rows.values()), default=0)
             if self.script.die_on in work.submit.prompt and generated >= self.script.die_after:
                 self.die()
-        if members and self.script.hang_once and not Path(self.script.hang_once).exists():
-            Path(self.script.hang_once).touch()
+        if members and first_time(self.script.hang_once):
             time.sleep(3600)
+        if members and first_time(self.script.rubbish_once):
+            self.sock.sendall(b"\x05\0\0\0rubbish")
 
     def advance(self, work: Work) -> list[m.Tokens]:
         submit, sampling = work.submit, work.submit.sampling
@@ -222,6 +234,8 @@ class Worker:
 
 def main() -> None:
     script = msgspec.convert(json.loads(sys.argv[1]), Script)
+    if script.exit_while and Path(script.exit_while).exists():
+        sys.exit(3)
     if script.never_hello:
         time.sleep(3600)
     with socket.socket(fileno=int(sys.argv[2])) as sock, contextlib.suppress(BrokenPipeError, ConnectionResetError):

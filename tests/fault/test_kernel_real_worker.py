@@ -145,7 +145,7 @@ async def test_a_killed_daemon_leaves_no_worker(home: Path) -> None:
     script = """
         import asyncio, sys
         from pathlib import Path
-        sys.path.insert(0, {kit!r})
+        sys.path[:0] = {paths!r}
         from kernel_kit import generation, kernel_on
 
         async def main():
@@ -157,7 +157,7 @@ async def test_a_killed_daemon_leaves_no_worker(home: Path) -> None:
 
         asyncio.run(main())
     """
-    code = textwrap.dedent(script.format(kit=str(Path(__file__).parent), home=str(home)))
+    code = textwrap.dedent(script.format(paths=sys.path, home=str(home)))
     daemon = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert daemon.stdout is not None
     worker_pid = int(await asyncio.to_thread(daemon.stdout.readline))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_kit import Answer, generation, kernel_on, make_home, read, sample, until
+from kernel_kit import Answer, generation, kernel_on, make_home, read, sample, until, write_model
 from scripted_worker import next_token
 
 from kelm import limits
@@ -26,6 +26,8 @@ from kelm.errors import (
 )
 from kelm.kernel.kernel import Kernel
 from kelm.kernel.requests import Encoding, Generation
+from kelm.store import Store
+from kelm.wire.messages import Counters, Step, Tokens
 
 POISON = 7
 
@@ -328,3 +330,58 @@ async def test_the_counters_never_go_back(home: Path) -> None:
         assert sample(kernel, "kelm_steps_total", executor="native") == before["steps"] + 20
         assert sample(kernel, "vllm:generation_tokens_total", model_name="toy:latest") == 40
         assert sample(kernel, "vllm:prompt_tokens_total", model_name="toy:latest") == 6
+
+
+async def test_a_name_that_gets_new_content_leaves_nothing_of_the_old(home: Path, tmp_path: Path) -> None:
+    store = Store(home, packaged=home / "none")
+    store.import_folder(write_model(tmp_path / "one", 11), "changing")
+    old_request = generation("old", model="changing", max_tokens=2000)
+    async with kernel_on(home, {}) as kernel:
+        old = await kernel.resolve("changing")
+        reading = asyncio.create_task(read(kernel.submit(old_request)))
+        store.import_folder(write_model(tmp_path / "two", 12), "changing")
+        new = await kernel.resolve("changing")
+        assert new.key != old.key
+        assert {row["name"] for row in kernel.resident()} == {"changing:latest"} and len(kernel.resident()) == 2
+        assert kernel.submit(generation("new", model="changing")).record.key == new.key
+        assert (await reading).ids[0] == expected(old_request)
+        await until(lambda: len(kernel.resident()) == 1)
+
+
+async def test_while_no_worker_comes_up_requests_end_and_later_ones_are_served_again(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "WORKER_START_TRIES", replace(limits.WORKER_START_TRIES, default=2))
+    broken = tmp_path / "broken"
+    async with kernel_on(home, {"exit_while": str(broken)}) as kernel:
+        await kernel.resolve("toy")
+        process = kernel.submit(generation("cut", max_tokens=90_000))
+        broken.touch()
+        os.kill(kernel.worker()["pid"], signal.SIGKILL)
+        loading = asyncio.create_task(kernel.resolve("other"))
+        with pytest.raises(Unavailable, match="does not start"):
+            await read(process)
+        with pytest.raises(Unavailable, match="does not start"):
+            await loading
+        broken.unlink()
+        assert (await ask(kernel, generation("again"))).ids[0] == expected(generation("again"))
+
+
+async def test_a_report_that_makes_no_sense_is_charged_to_its_own_process(home: Path) -> None:
+    async with kernel_on(home, {}) as kernel:
+        await kernel.resolve("toy")
+        wrong, right = kernel.submit(generation("wrong")), kernel.submit(generation("right"))
+        nonsense = Tokens(wrong.pid, 5, [1])
+        counters = Counters(1, 1, 0, 0, 0, 0, 0, 0, 0, {})
+        kernel._work.report(Step(number=1, seconds=0, counters=counters, tokens=[nonsense]))
+        with pytest.raises(WorkerFailed, match="can't be read"):
+            await read(wrong)
+        assert (await read(right)).ids[0] == expected(generation("right"))
+        assert kernel.worker()["restarts"] == 0
+
+
+async def test_a_worker_that_breaks_the_protocol_is_replaced(home: Path, tmp_path: Path) -> None:
+    request = generation("rubbish")
+    async with kernel_on(home, {"rubbish_once": str(tmp_path / "said")}) as kernel:
+        assert (await ask(kernel, request)).ids[0] == expected(request)
+        assert kernel.worker()["restarts"] == 1

@@ -61,6 +61,7 @@ class Kernel:
         self._recovery = Recovery(self._table, self._dispatcher, self._models, self._loads, self._work)
         self._supervisor = Supervisor(worker or worker_command(settings), clock, self._recovery)
         self._tasks: list[asyncio.Task[None]] = []
+        self._unloads: list[asyncio.Task[None]] = []
         self._proof = Proof(self.submit, self.encode)
         self._file: DaemonFile | None = None
         self._salt_key = secrets.token_bytes(32)
@@ -228,6 +229,10 @@ class Kernel:
             for job in self._table:
                 if isinstance(job, Process):
                     job.cut_if_stalled()
+            for model in self._models.superseded():
+                if not self._table.of_model(model.key):
+                    self._unloads.append(asyncio.create_task(self._models.unload(model)))
+            self._unloads = [task for task in self._unloads if not task.done()]
             if self._dispatcher.is_open and not self._dispatcher.stepped and not len(self._table):
                 for model in self._models.resident()[:1]:
                     self._proof.begin(model)

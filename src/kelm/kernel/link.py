@@ -14,14 +14,18 @@ from typing import cast
 from kelm.wire import framing
 from kelm.wire.messages import Command, Report
 
+_READ_BYTES = 8 * 1024
+"""At most so much is handled before the loop looks after others: about 20 ms of reports of one token each."""
 
-class Link(asyncio.Protocol):
+
+class Link(asyncio.BufferedProtocol):
     """``on_report`` gets every report, then ``on_lost`` once, with the reason, after the last one."""
 
     def __init__(self, on_report: Callable[[Report], None], on_lost: Callable[[str], None]) -> None:
         self._on_report = on_report
         self._on_lost = on_lost
         self._reader: framing.Reader[Report] = framing.Reader(Report)
+        self._buffer = bytearray(_READ_BYTES)
         self._transport: asyncio.Transport | None = None
         self._why = "it closed its socket"
 
@@ -49,14 +53,17 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         try:
-            reports = self._reader.feed(data)
+            reports = self._reader.feed(bytes(memoryview(self._buffer)[:nbytes]))
         except framing.WireError as error:
             self.close(f"it broke the protocol: {error.message}")
             return

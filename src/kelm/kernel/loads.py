@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from kelm import limits
-from kelm.errors import WorkerFailed, by_code
+from kelm.errors import KelmError, WorkerFailed, by_code
 from kelm.wire.messages import Command, Load, Loaded, LoadFailed, LoadProgress, Unload, Unloaded
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ class Loads:
         self._send = send
         self._turn = asyncio.Lock()
         self._up = asyncio.Event()
+        self._hopeless: KelmError | None = None
         self._answer: asyncio.Future[Loaded] | None = None
         self._loading = ""
         self._progress: Progress | None = None
@@ -54,6 +55,8 @@ class Loads:
         """
         while True:
             await self._up.wait()
+            if self._hopeless is not None:
+                raise self._hopeless
             async with self._turn:
                 try:
                     return await self._ask(load, progress)
@@ -93,19 +96,22 @@ class Loads:
     # the worker's life
 
     def worker_up(self) -> None:
+        self._hopeless = None
         self._up.set()
 
     def worker_down(self, *, blamed: bool) -> None:
         """``blamed``: it died outside a step, so of what it was loading."""
         self._up.clear()
-        self.fail(_WorkerGone(blamed))
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(_WorkerGone(blamed))
         for key in list(self._unloading):
             self._unloaded(key)
 
-    def fail(self, error: Exception) -> None:
-        """End the load that waits for an answer."""
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
+    def worker_hopeless(self, error: KelmError) -> None:
+        """End every load that waits for a worker."""
+        self._hopeless = error
+        self._up.set()  # wakes those who wait now
+        self._up.clear()
 
     async def _ask(self, load: Load, progress: Progress) -> Loaded:
         if not self._up.is_set():

@@ -121,19 +121,28 @@ class Models:
             await self._loads.unload(model.key)
             log.info("model_unloaded model=%s", model.name)
 
+    def superseded(self) -> list[Model]:
+        """Resident models whose name has become another content's; nobody is given them any more."""
+        return [model for model in self.resident() if self._names.get(model.name, model.key) != model.key]
+
     async def reload(self) -> list[tuple[Model, KelmError]]:
         """Bring the resident models into a new worker. Returns those that failed; they are resident no more."""
         failed = []
-        for entry in self.entries():
-            if entry.model is None:
-                continue
+        for model in self.resident():
             try:
-                await self._loads.load(self._command(entry.key, entry.model.files), entry.progress)
+                await self._bring_back(model)
             except KelmError as error:
-                log.error("model_reload_failed model=%s code=%s reason=%r", entry.name, error.code, error.message)
-                self._entries.pop(entry.key, None)
-                failed.append((entry.model, error))
+                log.error("model_reload_failed model=%s code=%s reason=%r", model.name, error.code, error.message)
+                self._entries.pop(model.key, None)
+                failed.append((model, error))
         return failed
+
+    async def _bring_back(self, model: Model) -> None:
+        """Somebody may unload it meanwhile."""
+        if model.key in self._entries:
+            await self._loads.load(self._command(model.key, model.files), self._entries[model.key].progress)
+        if model.key not in self._entries:
+            await self._loads.unload(model.key)
 
     async def _arrival(self, key: str, manifest: Manifest) -> Model:
         """Wait for the model; a waiter that is cancelled doesn't stop the load."""

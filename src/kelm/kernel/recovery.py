@@ -49,7 +49,7 @@ class Recovery:
             f"the worker does not start ({reason}); the daemon's log has its last words",
             retry_after_s=limits.RETRY_AFTER_S.value,
         )
-        self._loads.fail(error)
+        self._loads.worker_hopeless(error)
         for job in self._table:
             job.fail(error)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from kelm.clock import Clock
-from kelm.errors import by_code
+from kelm.errors import WorkerFailed, by_code
 from kelm.kernel.dispatch import Dispatcher
 from kelm.kernel.encodings import EncodeJob
 from kelm.kernel.loads import Loads
@@ -117,7 +117,12 @@ class Work:
         job = self._table.get(tokens.pid)
         if not isinstance(job, Process):
             return  # ended here, the worker doesn't know yet
-        counted = job.receive(tokens)
+        try:
+            counted = job.receive(tokens)
+        except Exception:  # one fault is charged to one process
+            log.exception("tokens_unreadable pid=%d request=%s", job.pid, job.request_id)
+            job.fail(WorkerFailed(f"what the worker sent for request {job.request_id} can't be read"))
+            return
         if counted:
             self._measure(job, tokens.choice, counted)
         self._dispatcher.progressed(tokens.pid)

@@ -37,7 +37,7 @@ class LoadedDecoder:
         self.spec, self.info = spec, info
         self.groups: tuple[KVGroup, ...] = spec.kv_groups()
         self._weights = weights
-        self._layers = [_sub(weights, f"layers.{n}.") for n in range(len(spec.layers))]
+        self._layers = [sub(weights, f"layers.{n}.") for n in range(len(spec.layers))]
         self._place = {n: (g, i) for g, group in enumerate(self.groups) for i, n in enumerate(group.layers)}
         self._turns = {layer.rope: RopeTable(layer.rope, spec.head_dim) for layer in spec.layers if layer.rope}
         self._kv: tuple[Tensor, ...] = ()
@@ -59,7 +59,7 @@ class LoadedDecoder:
         x = self._run(batch)
         if not len(rows):
             return np.zeros((0, self.spec.vocab), dtype=np.float32)
-        picked = x[torch.from_numpy(_padded(rows))]
+        picked = x[torch.from_numpy(padded(rows))]
         head = self._weights["embed.weight" if self.spec.tied else "head.weight"]
         made = ops.logits(self._norm(self._weights, "final_norm", picked), head)
         out: NDArray[np.float32] = ops.soft_cap(made[: len(rows)], self.spec.logit_cap).numpy()
@@ -76,9 +76,9 @@ class LoadedDecoder:
         position = np.zeros(len(batch.tokens), dtype=np.int64)
         for s in batch.spans:
             position[s.start : s.start + s.length] = np.arange(s.context, s.context + s.length)
-        positions = torch.from_numpy(_padded(position))
+        positions = torch.from_numpy(padded(position))
         x = ops.embedding(
-            torch.from_numpy(_padded(batch.tokens)), self._weights["embed.weight"], self.spec.embedding_scale
+            torch.from_numpy(padded(batch.tokens)), self._weights["embed.weight"], self.spec.embedding_scale
         )
         if self.spec.learned_positions:
             x = x + ops.embedding(positions, self._weights["positions.weight"])
@@ -130,10 +130,11 @@ class LoadedDecoder:
         return ops.rms_norm(x, weight, eps)
 
 
-def _sub(weights: Mapping[str, Tensor], prefix: str) -> Layer:
+def sub(weights: Mapping[str, Tensor], prefix: str) -> Layer:
+    """The weights whose names start with ``prefix``, without it."""
     return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
 
 
-def _padded(values: NDArray[np.int64]) -> NDArray[np.int64]:
+def padded(values: NDArray[np.int64]) -> NDArray[np.int64]:
     """Zeros behind, up to whole row blocks: padding rows are token 0 at position 0 and nobody reads them."""
     return np.pad(values, (0, ops.padded_rows(len(values)) - len(values)))

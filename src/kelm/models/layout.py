@@ -9,7 +9,6 @@ matrix, so are gate and up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from kelm.models.spec import DecoderSpec
@@ -67,46 +66,74 @@ def slots(spec: DecoderSpec, layout: Layout, prefix: str) -> dict[str, Slot]:
         )
     for number in range(len(spec.layers)):
         start = prefix + layout.layer.format(number)
-        found |= {f"layers.{number}.{name}": slot for name, slot in make.layer(start)}
-    found |= dict(make.norm("final_norm", prefix + layout.final_norm, spec.hidden))
+        found |= {f"layers.{number}.{name}": slot for name, slot in make.layer(start).items()}
+    found |= make.norm("final_norm", prefix + layout.final_norm, spec.hidden)
     if not spec.tied:
         found["head.weight"] = Slot((f"{layout.head}.weight",), ((spec.vocab, spec.hidden),))
     return found
 
 
+def norm_slots(name: str, file_name: str, width: int, *, bias: bool, offset: float = 0.0) -> dict[str, Slot]:
+    """A norm's scale, and its shift if it has one."""
+    found = {f"{name}.weight": Slot((f"{file_name}.weight",), ((width,),), offset=offset)}
+    if bias:
+        found[f"{name}.bias"] = Slot((f"{file_name}.bias",), ((width,),), offset=0.0)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """Linears multiplied as one: ``files[i]`` makes ``rows[i]`` outputs; one file may hold them all."""
+
+    files: tuple[str, ...]
+    rows: tuple[int, ...]
+    columns: int
+    bias: bool
+    transposed: bool = False
+
+    def slots(self, name: str) -> dict[str, Slot]:
+        rows = (sum(self.rows),) if len(self.files) == 1 else self.rows
+        shapes = tuple((n, self.columns) for n in rows)
+        found = {f"{name}.weight": Slot(tuple(f"{f}.weight" for f in self.files), shapes, self.transposed)}
+        if self.bias:
+            found[f"{name}.bias"] = Slot(tuple(f"{f}.bias" for f in self.files), tuple((n,) for n in rows))
+        return found
+
+
 class _Slots:
+    """The slots of one decoder layer after another."""
+
     def __init__(self, spec: DecoderSpec, layout: Layout) -> None:
         self._spec, self._layout = spec, layout
         self._offset = 1.0 if spec.norm == "rms_plus_one" else 0.0
 
-    def norm(self, name: str, file_name: str, width: int) -> Iterator[tuple[str, Slot]]:
-        yield f"{name}.weight", Slot((f"{file_name}.weight",), ((width,),), offset=self._offset)
-        if self._spec.norm == "layer":
-            yield f"{name}.bias", Slot((f"{file_name}.bias",), ((width,),), offset=0.0)
+    def norm(self, name: str, file_name: str, width: int) -> dict[str, Slot]:
+        return norm_slots(name, file_name, width, bias=self._spec.norm == "layer", offset=self._offset)
 
-    def _linear(
-        self, name: str, files: tuple[str, ...], shapes: tuple[tuple[int, int], ...], bias: bool
-    ) -> Iterator[tuple[str, Slot]]:
-        if len(files) == 1:
-            shapes = ((sum(rows for rows, _ in shapes), shapes[0][1]),)
-        yield f"{name}.weight", Slot(tuple(f"{f}.weight" for f in files), shapes, self._layout.transposed)
-        if bias:
-            yield f"{name}.bias", Slot(tuple(f"{f}.bias" for f in files), tuple((rows,) for rows, _ in shapes))
+    def layer(self, start: str) -> dict[str, Slot]:
+        return self._attention(start) | self._mlp(start)
 
-    def layer(self, start: str) -> Iterator[tuple[str, Slot]]:
-        spec, layout = self._spec, self._layout
-        hidden, inner = spec.hidden, spec.intermediate
+    def _attention(self, start: str) -> dict[str, Slot]:
+        spec, layout, across = self._spec, self._layout, self._layout.transposed
         q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-        qkv, up = tuple(start + n for n in layout.qkv), tuple(start + n for n in layout.up)
-        yield from self.norm("attention_norm", start + layout.attention_norm, hidden)
-        yield from self._linear("qkv", qkv, ((q, hidden), (kv, hidden), (kv, hidden)), spec.qkv_bias)
-        yield from self._linear("out", (start + layout.out,), ((hidden, q),), spec.out_bias)
-        yield from self.norm("mlp_norm", start + layout.mlp_norm, hidden)
-        yield from self._linear("up", up, ((inner, hidden),) * (1 + spec.gated), spec.mlp_bias)
-        yield from self._linear("down", (start + layout.down,), ((hidden, inner),), spec.mlp_bias)
+        names = tuple(start + name for name in layout.qkv)
+        found = self.norm("attention_norm", start + layout.attention_norm, spec.hidden)
+        found |= Linear(names, (q, kv, kv), spec.hidden, spec.qkv_bias, across).slots("qkv")
+        found |= Linear((start + layout.out,), (spec.hidden,), q, spec.out_bias, across).slots("out")
         if spec.qk_norm:
-            yield from self.norm("q_norm", start + layout.q_norm, spec.head_dim)
-            yield from self.norm("k_norm", start + layout.k_norm, spec.head_dim)
+            found |= self.norm("q_norm", start + layout.q_norm, spec.head_dim)
+            found |= self.norm("k_norm", start + layout.k_norm, spec.head_dim)
         if spec.post_norms:
-            yield from self.norm("post_attention_norm", start + layout.post_attention_norm, hidden)
-            yield from self.norm("post_mlp_norm", start + layout.post_mlp_norm, hidden)
+            found |= self.norm("post_attention_norm", start + layout.post_attention_norm, spec.hidden)
+        return found
+
+    def _mlp(self, start: str) -> dict[str, Slot]:
+        spec, layout, across = self._spec, self._layout, self._layout.transposed
+        names = tuple(start + name for name in layout.up)
+        inner = (spec.intermediate,) * (1 + spec.gated)
+        found = self.norm("mlp_norm", start + layout.mlp_norm, spec.hidden)
+        found |= Linear(names, inner, spec.hidden, spec.mlp_bias, across).slots("up")
+        found |= Linear((start + layout.down,), (spec.hidden,), spec.intermediate, spec.mlp_bias, across).slots("down")
+        if spec.post_norms:
+            found |= self.norm("post_mlp_norm", start + layout.post_mlp_norm, spec.hidden)
+        return found

@@ -5,70 +5,109 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from kelm.errors import ModelFormatError, UnsupportedModel
 from kelm.limits import VOCAB
 from kelm.models.decoder import LoadedDecoder
+from kelm.models.encoder import LoadedEncoder
+from kelm.models.encoder_families import ENCODER_FAMILIES, EncoderFamily, read_labels
+from kelm.models.encoder_layout import encoder_slots
 from kelm.models.families import find_family
 from kelm.models.fields import Fields, read_json
 from kelm.models.info import ModelInfo
-from kelm.models.layout import slots
+from kelm.models.layout import Slot, slots
+from kelm.models.sentence import mask_token, read_sentence
 from kelm.models.weights import DTYPES, Checkpoint, Progress, parameters, weight_bytes
 
+Files = Mapping[str, str]
+"""Name in the checkpoint ('config.json') -> path."""
 
-def load(files: Mapping[str, str], dtype: str = "auto", progress: Progress | None = None) -> LoadedDecoder:
-    """The model in ``files`` (name in the checkpoint -> path), in ``dtype`` (auto, float32, bfloat16, float16).
+
+def load(files: Files, dtype: str = "auto", progress: Progress | None = None) -> LoadedDecoder | LoadedEncoder:
+    """The model in ``files``, in ``dtype`` (auto, float32, bfloat16, float16).
 
     Raises UnsupportedModel when no native family can run it, ModelFormatError when a file is malformed.
     """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise UnsupportedModel(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
     if "config.json" not in files:
         raise ModelFormatError("config.json is missing; it says what kind of model this is")
     config = read_json(files["config.json"], "config.json")
-    return _load_decoder(config, files, dtype, progress)
+    if "quantization_config" in config:
+        raise UnsupportedModel("config.json: quantization_config is set; native families read float weights")
+    read = _Weights(files, dtype, progress)
+    encoder = ENCODER_FAMILIES.get(config.text("model_type", ""))
+    return _decoder(config, read) if encoder is None else _encoder(encoder, config, read)
 
 
-def _load_decoder(config: Fields, files: Mapping[str, str], dtype: str, progress: Progress | None) -> LoadedDecoder:
+class _Weights:
+    """Reads a checkpoint's tensors once it is known which."""
+
+    def __init__(self, files: Files, dtype: str, progress: Progress | None) -> None:
+        self.files = files
+        self._dtype, self._progress = dtype, progress
+        self.dtype = torch.float32
+
+    def read(self, checkpoint: Checkpoint, wanted: Mapping[str, Slot], unused: tuple[str, ...]) -> dict[str, Tensor]:
+        """``wanted``, after every check; the precision is that of its first slot, when it is the checkpoint's own."""
+        checkpoint.check(wanted, unused)
+        first = next(iter(wanted.values())).names[0]
+        self.dtype = checkpoint.dtype(first) if self._dtype == "auto" else DTYPES[self._dtype]
+        return checkpoint.read(wanted, self.dtype, self._progress)
+
+
+def _decoder(config: Fields, read: _Weights) -> LoadedDecoder:
     family = find_family(config)
-    spec = family.read(config)
-    checkpoint = Checkpoint(files)
-    embed = f"{family.layout.embed}.weight"
-    prefix = checkpoint.prefix(family.layout.prefixes, embed)
-    wanted = slots(spec, family.layout, prefix)
-    unused = (*family.layout.ignored, *((f"{family.layout.head}.weight",) if spec.tied else ()))
-    checkpoint.check(wanted, unused)
-    kind = pick_dtype(dtype, checkpoint, prefix + embed)
-    weights = checkpoint.read(wanted, kind, progress)
+    spec, layout = family.read(config), family.layout
+    checkpoint = Checkpoint(read.files)
+    wanted = slots(spec, layout, checkpoint.prefix(layout.prefixes, f"{layout.embed}.weight"))
+    weights = read.read(checkpoint, wanted, layout.ignored + ((f"{layout.head}.weight",) if spec.tied else ()))
     info = ModelInfo(
         kind="decoder",
         architecture=family.architecture,
-        dtype=str(kind).removeprefix("torch."),
+        dtype=str(read.dtype).removeprefix("torch."),
         parameters=parameters(wanted),
         weight_bytes=weight_bytes(weights.values()),
         max_context_tokens=family.context(config),
         vocab=spec.vocab,
         hidden=spec.hidden,
         tasks=("generate",),
-        eos_ids=_eos_ids(config, files),
+        eos_ids=_eos_ids(config, read.files),
     )
     return LoadedDecoder(spec, weights, info)
 
 
-def pick_dtype(dtype: str, checkpoint: Checkpoint, tensor: str) -> torch.dtype:
-    """The precision that ``dtype`` names; auto: that of ``tensor`` in the checkpoint."""
-    if dtype == "auto":
-        return checkpoint.dtype(tensor)
-    if dtype not in DTYPES:
-        raise UnsupportedModel(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
-    return DTYPES[dtype]
+def _encoder(family: EncoderFamily, config: Fields, read: _Weights) -> LoadedEncoder:
+    sentence = read_sentence(read.files)
+    spec, architecture = family.describe(config, sentence)
+    layout, checkpoint = family.layout, Checkpoint(read.files, family.layout.renamed)
+    prefix = checkpoint.prefix((layout.prefix, ""), f"{layout.words}.weight")
+    wanted = encoder_slots(spec, layout, prefix)
+    weights = read.read(checkpoint, wanted, layout.unused(spec))
+    mask_id = mask_token(read.files) if spec.head == "fill_mask" else None
+    without_head = spec.head == "none" or (spec.head == "fill_mask" and mask_id is None)
+    info = ModelInfo(
+        kind="encoder",
+        architecture=architecture,
+        dtype=str(read.dtype).removeprefix("torch."),
+        parameters=parameters(wanted),
+        weight_bytes=weight_bytes(weights.values()),
+        max_context_tokens=min(spec.max_tokens, sentence.max_tokens or spec.max_tokens),
+        vocab=spec.vocab,
+        hidden=spec.hidden,
+        tasks=("embed",) if without_head else ("embed", spec.head),
+        labels=read_labels(config) if spec.labels else (),
+    )
+    return LoadedEncoder(spec, weights, info, mask_id)
 
 
-def _eos_ids(config: Fields, files: Mapping[str, str]) -> tuple[int, ...]:
+def _eos_ids(config: Fields, files: Files) -> tuple[int, ...]:
     name = "generation_config.json"
     for fields in ([read_json(files[name], name)] if name in files else []) + [config]:
         value = fields.raw("eos_token_id")
-        ids = value if isinstance(value, list) else [value]
         if value is not None:
-            return tuple(_token_id(fields, i) for i in ids)
+            return tuple(_token_id(fields, i) for i in (value if isinstance(value, list) else [value]))
     return ()
 
 

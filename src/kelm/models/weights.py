@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from kelm.errors import ModelFormatError, UnsupportedModel
 from kelm.models.fields import read_json
 from kelm.models.layout import Slot
+from kelm.store.safetensors import read_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -25,24 +26,26 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor of a file: its file's name, its type as safetensors writes it, its shape."""
+    """A tensor of a file: the file's name, the tensor's own, its type as safetensors writes it, its shape."""
 
     file: str
+    name: str
     dtype: str
     shape: tuple[int, ...]
 
 
 class Checkpoint:
-    """The tensors of a model's files by name. ``files``: name in the checkpoint -> path.
+    """The tensors of a model's files by name. ``files``: name in the checkpoint -> path; ``renamed``: ends of names.
 
     Raises ModelFormatError: no weights, a shard is missing, a header is malformed, a name is there twice.
     """
 
-    def __init__(self, files: Mapping[str, str]) -> None:
+    def __init__(self, files: Mapping[str, str], renamed: Sequence[tuple[str, str]] = ()) -> None:
         self._files = files
         self.entries: dict[str, Entry] = {}
         for file in _weight_files(files):
-            for name, entry in _header(file, files[file]).items():
+            for stored, entry in _header(file, files[file]).items():
+                name = next((stored.removesuffix(old) + new for old, new in renamed if stored.endswith(old)), stored)
                 if name in self.entries:
                     raise ModelFormatError(f"{file}: tensor {name} is also in {self.entries[name].file}")
                 self.entries[name] = entry
@@ -92,13 +95,12 @@ class Checkpoint:
         later can't take the process down, and where a tensor lies in memory doesn't depend on the file."""
         total = sum(_elements(slot) for slot in slots.values()) * dtype.itemsize
         done = 0
-        weights = {}
-        with _Reader(self._files) as reader:
-            for name, slot in slots.items():
-                weights[name] = self._slot(reader, slot, dtype)
-                done += _elements(slot) * dtype.itemsize
-                if progress is not None:
-                    progress(done, total)
+        weights, reader = {}, _Reader(self._files)
+        for name, slot in slots.items():
+            weights[name] = self._slot(reader, slot, dtype)
+            done += _elements(slot) * dtype.itemsize
+            if progress is not None:
+                progress(done, total)
         return weights
 
     def _slot(self, reader: _Reader, slot: Slot, dtype: torch.dtype) -> Tensor:
@@ -106,7 +108,7 @@ class Checkpoint:
         rows = sum(shape[0] for shape in slot.shapes)
         out = torch.empty((rows, *slot.shapes[0][1:]), dtype=target)
         for name, part in zip(slot.names, torch.split(out, [shape[0] for shape in slot.shapes]), strict=True):
-            tensor = reader.tensor(self.entries[name].file, name)
+            tensor = reader.tensor(self.entries[name])
             part.copy_(tensor.T if slot.transposed else tensor)
         return out.add_(slot.offset) if slot.offset else out
 
@@ -140,32 +142,19 @@ def _weight_files(files: Mapping[str, str]) -> list[str]:
 
 
 def _header(file: str, path: str) -> dict[str, Entry]:
-    try:
-        with safe_open(path, framework="pt") as opened:
-            found = {}
-            for name in opened.keys():  # noqa: SIM118 - a safetensors handle, not a mapping
-                view = opened.get_slice(name)
-                found[name] = Entry(file, view.get_dtype(), tuple(view.get_shape()))
-            return found
-    except (SafetensorError, OSError) as error:
-        raise ModelFormatError(f"{file}: not a safetensors file: {error}") from error
+    tensors = read_header(path, name=file).tensors
+    return {name: Entry(file, name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
 
 
 class _Reader:
-    """Open files, one at a time: tensors come in the order of the slots, which is mostly that of the shards."""
+    """Open files, each opened once."""
 
     def __init__(self, files: Mapping[str, str]) -> None:
         self._files = files
         self._open: dict[str, safe_open] = {}
 
-    def __enter__(self) -> _Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.clear()
-
-    def tensor(self, file: str, name: str) -> Tensor:
-        if file not in self._open:
-            self._open[file] = safe_open(self._files[file], framework="pt")
-        tensor: Tensor = self._open[file].get_tensor(name)  # type: ignore[no-untyped-call]
+    def tensor(self, entry: Entry) -> Tensor:
+        if entry.file not in self._open:
+            self._open[entry.file] = safe_open(self._files[entry.file], framework="pt")
+        tensor: Tensor = self._open[entry.file].get_tensor(entry.name)  # type: ignore[no-untyped-call]
         return tensor

@@ -24,7 +24,7 @@ ROW_BLOCK = 16
 NARROW = 16
 _LOGIT_CHUNK = 8192
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh"]
 
 
 def padded_rows(rows: int) -> int:
@@ -96,6 +96,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
     "relu": torch.relu,
+    "tanh": torch.tanh,
 }
 
 

@@ -25,12 +25,15 @@ def open_checkpoint(command: Load, progress: Progress) -> Opened:
     """Raises ModelFormatError, UnsupportedModel."""
     import torch
 
+    from kelm.models.encoder import LoadedEncoder
     from kelm.models.loader import load
 
     try:
         model = load(command.files, command.dtype, progress)
     except UnsupportedModel as no_native_family:
         return _open_fallback(command, no_native_family)
+    if isinstance(model, LoadedEncoder):
+        return Opened(_loaded(command.model, model.name, model.info), encoder=model)
     kind: torch.dtype = getattr(torch, model.info.dtype)
 
     def attach(views: list[NDArray[np.generic]]) -> None:

@@ -32,9 +32,10 @@ def wanted_rows(member: Member) -> int:
 
 def forward(executor: Executor, members: Items[Member]) -> Outcome:
     """Run the members together. When that fails, run halves, down to single ones: who fails alone is at fault, the
-    others have their result (running a row again writes the same K and V to the same place)."""
+    others have their result (running a row again writes the same K and V to the same place). An executor with caches
+    of its own can't run a row again: its members run one at a time, which is what it does anyway."""
     outcome = Outcome()
-    pending = [list(members)]
+    pending = [list(members)] if executor.groups else [[member] for member in reversed(members)]
     while pending:
         part = pending.pop()
         try:

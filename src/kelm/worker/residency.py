@@ -16,6 +16,7 @@ from kelm.memory.ledger import Ledger
 from kelm.models.batch import KVGroup
 from kelm.wire.messages import Load, Loaded
 from kelm.worker.arena import Arena
+from kelm.worker.grammars import Grammars
 from kelm.worker.opened import Opened, Opener, Progress
 from kelm.worker.sequence import Sequence
 from kelm.worker.settings import EngineSettings
@@ -37,6 +38,7 @@ class Resident:
     layouts: tuple[BlockLayout, ...]
     groups: tuple[int, ...]
     """Of the block pool, one for each of ``layouts``."""
+    grammars: Grammars
     sequences: dict[int, Sequence] = field(default_factory=dict)
 
     @property
@@ -78,7 +80,7 @@ class Residency:
             opened = self._opener(command, progress)
             self._ledger.grant(weights, opened.loaded.weight_bytes)
             self._ledger.grant(activations, self._activation_bytes(opened))
-            resident = self._attach(command.model, opened)
+            resident = self._attach(command, opened)
         except BaseException:
             self._ledger.release(weights)
             self._ledger.release(activations)
@@ -97,7 +99,7 @@ class Residency:
         self._ledger.release(f"weights:{key}")
         self._ledger.release(f"activations:{key}")
 
-    def _attach(self, key: str, opened: Opened) -> Resident:
+    def _attach(self, command: Load, opened: Opened) -> Resident:
         kinds: tuple[KVGroup, ...] = opened.decoder.groups if opened.decoder is not None else ()
         item = opened.kv_item_bytes
         shapes = [GroupShape(len(g.layers) * g.kv_heads * 2 * g.head_dim * item, g.window) for g in kinds]
@@ -105,7 +107,8 @@ class Residency:
         longest = self._longest(layouts, opened.loaded.max_context_tokens)
         loaded = msgspec.structs.replace(opened.loaded, max_context_tokens=longest)
         opened.attach([self._arena.view(one, kind, item) for one, kind in zip(layouts, kinds, strict=True)])
-        return Resident(key, opened, loaded, layouts, tuple(self.pool.add_group(one) for one in layouts))
+        groups = tuple(self.pool.add_group(one) for one in layouts)
+        return Resident(command.model, opened, loaded, layouts, groups, Grammars(command.files))
 
     def _longest(self, layouts: tuple[BlockLayout, ...], most: int) -> int:
         """The most tokens, up to ``most``, for which one sequence alone finds blocks. OutOfMemory when none fits."""

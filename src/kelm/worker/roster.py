@@ -27,15 +27,12 @@ class Roster:
         if submit.pid in self.generations:
             raise InvalidRequest(f"process {submit.pid} is running already")
         generation = Generation(submit, resident.opened.decoder_start)
-        for choice in range(submit.n):
-            if choice in submit.finished:
-                continue
-            generated = submit.generated[choice] if submit.generated else []
-            sequence = Sequence(self._next_sequence, generation, choice, generated)
-            self._next_sequence += 1
-            if generated and (reason := sequence.ending(resident.loaded.max_context_tokens)):
-                stop = generated[-1] if reason == "stop" else None
-                self.notices.append(Tokens(submit.pid, choice, [], finish=reason, stop_token=stop))
+        waiting = [self._choice(submit, generation, resident, n) for n in range(submit.n) if n not in submit.finished]
+        for sequence in waiting:
+            reason = sequence.ending(resident.loaded.max_context_tokens) if sequence.generated else None
+            if reason is not None:
+                stop = sequence.known[-1] if reason == "stop" else None
+                self.notices.append(Tokens(submit.pid, sequence.choice, [], finish=reason, stop_token=stop))
                 continue
             generation.add(sequence)
             resident.sequences[sequence.id] = sequence
@@ -58,8 +55,8 @@ class Roster:
         resident = self._residency.get(generation.model)
         del generation.choices[sequence.choice]
         del resident.sequences[sequence.id]
-        if generation.leader is sequence:
-            self._hand_over(resident, sequence)
+        if generation.leader is sequence and generation.choices:
+            self._hand_over(sequence)
         self._release(resident, sequence)
         if not generation.choices:
             del self.generations[generation.pid]
@@ -84,7 +81,15 @@ class Roster:
         assert decoder is not None
         decoder.fork(parent.id, child.id)
 
-    def _hand_over(self, resident: Resident, leader: Sequence) -> None:
+    def _choice(self, submit: Submit, generation: Generation, resident: Resident, choice: int) -> Sequence:
+        generated = submit.generated[choice] if submit.generated else []
+        sequence = Sequence(self._next_sequence, generation, choice, generated)
+        self._next_sequence += 1
+        if submit.sampling.grammar is not None:
+            sequence.grammar = resident.grammars.start(submit.sampling.grammar, generated)
+        return sequence
+
+    def _hand_over(self, leader: Sequence) -> None:
         """The leader ended before the prompt was computed: the next choice leads, from where it was."""
         generation = leader.generation
         heir = next(iter(generation.choices.values()))
@@ -107,6 +112,8 @@ def _check(submit: Submit, resident: Resident) -> None:
     loaded, sampling = resident.loaded, submit.sampling
     if resident.opened.decoder is None:
         raise InvalidRequest(f"this model ({loaded.architecture}) does not generate", param="model")
+    if resident.opened.decoder_start is not None and sampling.prompt_logprobs is not None:
+        raise InvalidRequest("an encoder-decoder gives no prompt log-probabilities", param="prompt_logprobs")
     if not submit.prompt:
         raise InvalidRequest("the prompt has no tokens; it needs at least one", param="prompt")
     known = [submit.prompt, *submit.generated, list(sampling.logit_bias)]

@@ -20,11 +20,11 @@ from kelm.worker import penalties
 class GrammarState(Protocol):
     """What a grammar allows next, after the tokens accepted so far."""
 
-    def mask(self, logits: NDArray[np.float32]) -> None:
+    def apply(self, logits: NDArray[np.float32]) -> None:
         """Set what does not fit to -inf, in place."""
         ...
 
-    def accept(self, token: int) -> None: ...
+    def accept(self, token_id: int) -> None: ...
 
 
 class Sequence:

@@ -1,0 +1,144 @@
+"""Commands about the models on disk: pull, import, list, show, rm."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from kelm.cli.client import find
+from kelm.cli.tables import ago, count, print_json, print_table, progress, size
+from kelm.clock import SYSTEM
+from kelm.config import load_settings
+from kelm.errors import InvalidRequest, KelmError, ModelNotFound
+from kelm.store import Manifest, Name, Store
+from kelm.store.safetensors import read_header
+
+
+def open_store() -> Store:
+    return Store(load_settings().home)
+
+
+def pull(model: str) -> None:
+    with progress(model) as report:
+        manifest = open_store().pull(model, report)
+    print(f"{Name.parse(manifest.name).short} is here: {size(manifest.size_bytes)}, {manifest.source}")
+
+
+def import_(folder: Path, name: str | None) -> None:
+    with progress(folder.name) as report:
+        manifest = open_store().import_folder(folder, name or _name_of(folder), report)
+    print(f"{Name.parse(manifest.name).short} is here: {size(manifest.size_bytes)}, {manifest.digest[:19]}")
+
+
+def ensure(model: str) -> Manifest:
+    """The model, pulled if it is not here. A name without an owner that looks like one of ours is taken for a slip."""
+    store = open_store()
+    try:
+        return store.resolve(model)
+    except ModelNotFound as missing:
+        if Name.parse(model).org is None and "did you mean" in missing.message:
+            raise
+    with progress(model) as report:
+        return store.pull(model, report)
+
+
+def list_(as_json: bool) -> None:
+    models = open_store().list()
+    if as_json:
+        print_json([_summary(model) for model in models])
+        return
+    now = SYSTEM.wall_s()
+    rows = [
+        (
+            Name.parse(model.name).short,
+            model.digest[7:19],
+            size(model.size_bytes),
+            ago(now - model.created),
+            model.source,
+        )
+        for model in models
+    ]
+    print_table(("NAME", "DIGEST", "SIZE", "ADDED", "SOURCE"), rows)
+
+
+def show(model: str, as_json: bool) -> None:
+    store = open_store()
+    manifest = store.resolve(model)
+    facts = {**_summary(manifest), **_shape(store.paths(manifest)), "resident": _resident(manifest.name)}
+    facts["files"] = {name: {"digest": blob.digest, "size": blob.size} for name, blob in manifest.files.items()}
+    if as_json:
+        print_json(facts)
+        return
+    lines = [(name.replace("_", " "), _said(name, value)) for name, value in facts.items() if name != "files"]
+    print_table((), lines)
+    print()
+    print_table(("FILE", "SIZE"), [(name, size(blob.size)) for name, blob in sorted(manifest.files.items())])
+
+
+def rm(model: str) -> None:
+    store = open_store()
+    name = str(Name.parse(model))
+    if _resident(name) is not None:
+        raise InvalidRequest(f"{model} is in memory: `kelm stop {model}` first")
+    store.remove(model)
+    print(f"{model} was removed")
+
+
+def _summary(model: Manifest) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "digest": model.digest,
+        "size": model.size_bytes,
+        "created": model.created,
+        "source": model.source,
+    }
+
+
+def _shape(paths: dict[str, str]) -> dict[str, Any]:
+    """What the files say of the model, read as plain data."""
+    config = json.loads(Path(paths["config.json"]).read_bytes())
+    headers = [read_header(path, name=name) for name, path in paths.items() if name.endswith(".safetensors")]
+    tensors = [info for header in headers for info in header.tensors.values()]
+    return {
+        "architecture": ", ".join(config.get("architectures") or []) or config.get("model_type"),
+        "parameters": sum(_elements(info.shape) for info in tensors),
+        "dtypes": sorted({info.dtype for info in tensors}),
+        "max_context_tokens": config.get("max_position_embeddings") or config.get("n_positions"),
+        "vocab": config.get("vocab_size"),
+    }
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    product = 1
+    for length in shape:
+        product *= length
+    return product
+
+
+def _resident(name: str) -> dict[str, Any] | None:
+    """The daemon's line about a model; None when it is not in memory, or no daemon runs."""
+    try:
+        rows = find(load_settings()).call("GET", "/admin/models", timeout_s=2)["models"]
+    except KelmError:
+        return None
+    return next((row for row in rows if row["name"] == name), None)
+
+
+def _said(name: str, value: Any) -> str:
+    if name == "size":
+        return size(value)
+    if name == "parameters":
+        return f"{count(value)} ({value})"
+    if name == "created":
+        return ago(SYSTEM.wall_s() - value)
+    if name == "resident":
+        return "no" if value is None else f"{value['state']}, executor {value['executor']}, dtype {value['dtype']}"
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def _name_of(folder: Path) -> str:
+    """A model name from a folder's: what is not allowed in one becomes a dash."""
+    text = re.sub(r"[^A-Za-z0-9._]+|-+", "-", folder.resolve().name).strip(".-_")
+    return re.sub(r"\.{2,}", ".", text) or "model"

@@ -1,0 +1,132 @@
+"""POST /v1/chat/completions: messages are answered. A stream begins with a chunk that only names the role."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Sequence
+
+from starlette.responses import Response
+
+from kelm.errors import InvalidRequest, UnsupportedField
+from kelm.kernel.requests import Chunk, Generation
+from kelm.serve import logprobs, replies, sampling
+from kelm.serve.ports import Call, Json, Model
+from kelm.serve.prompts import render, room
+from kelm.serve.requests import ChatRequest
+from kelm.serve.run import Run
+from kelm.serve.stream import EventStream
+
+
+async def answer(call: Call, body: ChatRequest) -> Response:
+    max_tokens = _check(body)
+    model = await call.kernel.resolve(body.model)
+    ids = await render(call.kernel, model, body.messages)
+    run = Run(call.kernel, [await _generation(call, body, model, ids, max_tokens)])
+    shape = _Shape(call, body, model, ids)
+    if body.stream:
+        return EventStream(shape.events(run), run, run.headers)
+    with run:
+        return replies.reply(await shape.whole(run), headers=run.headers)
+
+
+def _check(body: ChatRequest) -> int | None:
+    """The bound on the answer, by whichever name it came. Raises for fields that contradict each other."""
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
+    if body.stream and body.prompt_logprobs is not None:
+        raise UnsupportedField("prompt_logprobs is not supported with stream", param="prompt_logprobs")
+    names = (body.max_completion_tokens, body.max_tokens)
+    if None not in names and names[0] != names[1]:
+        raise InvalidRequest(
+            f"max_tokens ({body.max_tokens}) and max_completion_tokens ({body.max_completion_tokens}) "
+            "mean the same; send one of them",
+            param="max_tokens",
+        )
+    return names[1] if names[0] is None else names[0]
+
+
+async def _generation(call: Call, body: ChatRequest, model: Model, ids: list[int], wanted: int | None) -> Generation:
+    top = (body.top_logprobs or 0) if body.logprobs else None
+    return Generation(
+        request_id=call.request_id,
+        model=body.model,
+        prompt=ids,
+        sampling=sampling.build(
+            body,
+            model,
+            await sampling.defaults(model),
+            max_tokens=room(model, len(ids), wanted, None, "messages"),
+            logprobs=(top, body.prompt_logprobs),
+        ),
+        n=body.n,
+        stop=body.stop,
+        include_stop=body.include_stop_str_in_output,
+        skip_special_tokens=body.skip_special_tokens,
+        stream=body.stream,
+    )
+
+
+class _Shape:
+    """Chunks of the kernel -> OpenAI's objects."""
+
+    def __init__(self, call: Call, body: ChatRequest, model: Model, prompt: Sequence[int]) -> None:
+        self._body = body
+        self._tokenizer = model.tokenizer
+        self._prompt = prompt
+        self._head: Json = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "object": "chat.completion.chunk" if body.stream else "chat.completion",
+            "created": call.now,
+            "model": body.model,
+            "system_fingerprint": call.kernel.fingerprint,
+        }
+
+    async def events(self, run: Run) -> AsyncIterator[Json]:
+        with_usage = bool((self._body.stream_options or {}).get("include_usage"))
+        tail: Json = {"usage": None} if with_usage else {}
+        begun: set[int] = set()
+        async for _, chunk in run.chunks():
+            if chunk.choice not in begun:
+                first = {"prompt_token_ids": self._prompt} if self._body.return_token_ids and not begun else {}
+                begun.add(chunk.choice)
+                yield {**self._head, **first, "choices": [_role(chunk.choice)], **tail}
+            yield {**self._head, "choices": [self._delta(chunk)], **tail}
+        if with_usage:
+            yield {**self._head, "choices": [], "usage": run.usage}
+
+    async def whole(self, run: Run) -> Json:
+        body = self._body
+        pieces: dict[int, list[Chunk]] = {}
+        extra: Json = {}
+        async for _, chunk in run.chunks():
+            pieces.setdefault(chunk.choice, []).append(chunk)
+            if chunk.prompt_logprobs is not None and body.prompt_logprobs is not None:
+                entries = logprobs.prompt_logprobs(self._tokenizer, chunk.prompt_logprobs, body.prompt_logprobs)
+                extra["prompt_logprobs"] = entries
+        if body.return_token_ids:
+            extra["prompt_token_ids"] = self._prompt
+        choices = [self._choice(index, pieces[index]) for index in sorted(pieces)]
+        return {**self._head, "choices": choices, "usage": run.usage, **extra}
+
+    def _delta(self, chunk: Chunk) -> Json:
+        delta = {"content": chunk.text} if chunk.text or chunk.finish is None else {}
+        return {"index": chunk.choice, "delta": delta, **self._rest([chunk])}
+
+    def _choice(self, index: int, chunks: Sequence[Chunk]) -> Json:
+        message = {"role": "assistant", "content": "".join(chunk.text for chunk in chunks), "refusal": None}
+        return {"index": index, "message": message, **self._rest(chunks)}
+
+    def _rest(self, chunks: Sequence[Chunk]) -> Json:
+        """What a delta and a whole choice have in common."""
+        rest: Json = {"logprobs": None, "finish_reason": chunks[-1].finish, "stop_reason": chunks[-1].stop}
+        if self._body.logprobs:
+            entries = [entry for chunk in chunks for entry in chunk.logprobs]
+            rest["logprobs"] = logprobs.chat_logprobs(self._tokenizer, entries, self._body.top_logprobs or 0)
+        if self._body.return_token_ids:
+            rest["token_ids"] = [token for chunk in chunks for token in chunk.ids]
+        return rest
+
+
+def _role(choice: int) -> Json:
+    delta = {"role": "assistant", "content": "", "refusal": None}
+    return {"index": choice, "delta": delta, "logprobs": None, "finish_reason": None}

@@ -1,0 +1,118 @@
+"""What the doors need of the kernel, so that a test can bring a small one. ``kelm.kernel.Kernel`` is the real one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kelm.clock import Clock
+from kelm.kernel.requests import Chunk, Encoding, Generation, Usage
+from kelm.store.manifest import Manifest
+from kelm.text.chat import Chat
+from kelm.text.tokenizer import Tokenizer
+from kelm.wire.messages import Loaded
+
+Json = dict[str, Any]
+
+
+class Model(Protocol):
+    """A resident model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def created(self) -> float: ...
+
+    @property
+    def files(self) -> dict[str, str]: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def info(self) -> Loaded: ...
+
+
+class Process(Protocol):
+    """One generation: iterate it for its chunks."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def usage(self) -> Usage: ...
+
+    def __aiter__(self) -> AsyncIterator[Chunk]: ...
+
+    def cancel(self) -> None: ...
+
+
+class Helper(Protocol):
+    """The killable process that renders templates."""
+
+    async def render_chat(self, files: dict[str, str], chat: Chat) -> list[int]: ...
+
+
+class Metrics(Protocol):
+    @property
+    def content_type(self) -> str: ...
+
+    def render(self) -> bytes: ...
+
+
+class Kernel(Protocol):
+    @property
+    def helper(self) -> Helper: ...
+
+    @property
+    def metrics(self) -> Metrics: ...
+
+    @property
+    def ready(self) -> bool: ...
+
+    @property
+    def fingerprint(self) -> str | None: ...
+
+    async def resolve(self, name: str) -> Model: ...
+
+    def submit(self, request: Generation) -> Process: ...
+
+    async def encode(self, request: Encoding) -> list[NDArray[np.float32]]: ...
+
+    async def unload(self, name: str) -> None: ...
+
+    def processes(self) -> list[Json]: ...
+
+    def resident(self) -> list[Json]: ...
+
+    def worker(self) -> Json: ...
+
+    def request_shutdown(self) -> None: ...
+
+
+class Shelf(Protocol):
+    """What the doors need of the store."""
+
+    def list(self) -> list[Manifest]: ...
+
+    def resolve(self, name: str) -> Manifest: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a door is given beside the checked body."""
+
+    kernel: Kernel
+    store: Shelf
+    clock: Clock
+    request_id: str
+
+    @property
+    def now(self) -> int:
+        """Unix time in seconds, for ``created``."""
+        return int(self.clock.wall_s())
