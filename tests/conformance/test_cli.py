@@ -8,7 +8,6 @@ import socket
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,19 +65,15 @@ def folder(tmp_path: Path) -> Path:
 def test_help_is_quick_and_names_every_command(kelm_: Kelm) -> None:
     seconds = []
     for _ in range(10):
-        begin = time.perf_counter()
+        before = os.times()
         done = kelm_("--help")
-        seconds.append(time.perf_counter() - begin)
+        after = os.times()
+        seconds.append(
+            after.children_user + after.children_system - before.children_user - before.children_system
+        )  # of processor time: what it takes on a machine with a core to spare, measured on one without
     assert done.returncode == 0 and all(f"  {command} " in done.stdout for command in COMMANDS)
     assert "..." not in done.stdout.partition("Commands:")[2], "a command's line is cut"
-    assert statistics.median(seconds) <= 0.15 * max(1.0, slowness()), seconds
-
-
-def slowness() -> float:
-    """How much longer than 20 ms a bare interpreter takes: the figure is for a machine with a core to spare."""
-    begin = time.perf_counter()
-    subprocess.run([sys.executable, "-S", "-c", "pass"], check=True)
-    return (time.perf_counter() - begin) / 0.02
+    assert statistics.median(seconds) <= 0.15, seconds
 
 
 def test_no_command_imports_torch(kelm_: Kelm, folder: Path) -> None:

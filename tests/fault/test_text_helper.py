@@ -31,6 +31,7 @@ SLOW = {
     "power": "{{ 9 ** (9 ** 9) }}",
     "output": "{% for i in range(99999) %}{% for j in range(99999) %}abcdefgh{% endfor %}{% endfor %}",
     "memory": "{% set a = 'x' * 10**9 %}{% set b = a * 10 %}{{ b | length }}",
+    "one string": "{{ ('x' * 10**9) | length }}",
     "memory list": "{% set x = namespace(a=[0]) %}{% for i in range(60) %}{% set x.a = x.a + x.a %}{% endfor %}",
     "recursion": "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
 }

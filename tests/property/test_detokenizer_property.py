@@ -26,7 +26,7 @@ def pair(family: str) -> tuple[tokenizers.Tokenizer, Tokenizer]:
     theirs = tiny.make(family)
     file = parse_json(theirs.to_str(), "tokenizer.json", specs.TokenizerFile)
     named = {"bos_token": "<s>", "eos_token": "</s>"}
-    return theirs, Tokenizer(specs.Spec(file, named, (), None, None, None, {}, {}))
+    return theirs, Tokenizer(specs.Spec(file, named, (), None, {}, {}))
 
 
 def split(ids: list[int], cuts: list[int]) -> list[list[int]]:

@@ -43,25 +43,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tune": SHARED | {"models", "observe", "ops", "store", "text"},
     "library": SHARED | {"store", "text", "worker"},
     "boot": SHARED | {"kernel", "observe", "serve", "store", "text"},
-    "cli": SHARED | {"boot", "kernel", "library", "observe", "ops", "serve", "store", "text", "tune"},
+    "apps": {"limits", "errors", "text"},
+    "doctor": SHARED | {"kernel", "ops", "store"},
+    "cli": SHARED | {"apps", "boot", "doctor", "kernel", "library", "observe", "ops", "serve", "store", "text", "tune"},
     "testing": SHARED | {"kernel", "memory", "models", "observe", "ops", "sched", "store", "text", "worker"},
 }
 """Room or top-level module -> rooms it may import besides itself. A new room starts by adding its row."""
 
-NO_TORCH = (
-    "wire",
-    "config",
-    "machine",
-    "suggest",
-    "memory",
-    "sched",
-    "store",
-    "text",
-    "kernel",
-    "serve",
-    "cli",
-    "observe",
-)
+TORCH_ROOMS = {"models", "worker", "library", "ops", "tune", "cluster", "testing"}
+NO_TORCH = set(MAY_IMPORT) - TORCH_ROOMS
 """Rooms of the daemon and the command line: importing torch would cost them 2 s and 220 MB."""
 
 HEAVY = {"torch", "transformers", "peft", "safetensors.torch", "accelerate", "tensorflow", "jax"}

@@ -21,7 +21,7 @@ from kelm.errors import ConfigError, KelmError, Unavailable
 from kelm.kernel import daemonfile
 from kelm.limits import WORKER_START_S
 
-_LOOK_S = 0.05
+_LOOK_S = 0.2
 _START_S = 3 * float(WORKER_START_S.default or 60)
 """A daemon that is not ready by then never will be: the worker's own bound, tried again, and a first model."""
 _ANSWER_S = 10
@@ -36,7 +36,7 @@ def serve(flags: Mapping[str, Any], model: str | None) -> None:
         from kelm.cli import shelf
 
         shelf.ensure(model)
-    from kelm.serve import server
+    from kelm import boot
 
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
@@ -45,7 +45,7 @@ def serve(flags: Mapping[str, Any], model: str | None) -> None:
     if model is not None:
         threading.Thread(target=_bring_up, args=(settings, model, failed), daemon=True).start()
     try:
-        server.run(settings)
+        boot.run(settings)
     except ConfigError as error:
         raise _naming_the_owner(error, settings) from None
     if failed:

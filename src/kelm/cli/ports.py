@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +48,9 @@ def _inodes(port: int) -> set[str]:
 def _holds(folder: Path, sockets: set[str]) -> bool:
     """Whether the process of /proc/<pid> has one of these open; what another user's has can't be seen."""
     with suppress(OSError):
-        for descriptor in os.listdir(folder / "fd"):
+        for descriptor in (folder / "fd").iterdir():
             with suppress(OSError):
-                if str((folder / "fd" / descriptor).readlink()) in sockets:
+                if str(descriptor.readlink()) in sockets:
                     return True
     return False
 

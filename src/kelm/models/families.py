@@ -29,6 +29,7 @@ class Family:
     context: Callable[[Fields], int]
 
 
+_WINDOW = 4096
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
@@ -93,7 +94,7 @@ def _llama(config: Fields) -> DecoderSpec:
 
 def _mistral(config: Fields) -> DecoderSpec:
     spec = _llama_like(config)
-    window = config.integer("sliding_window", POSITIONS) if "sliding_window" in config else None
+    window = config.optional_integer("sliding_window", POSITIONS, _WINDOW)
     return replace(spec, layers=tuple(replace(layer, window=window) for layer in spec.layers))
 
 
@@ -109,7 +110,9 @@ def _qwen3(config: Fields) -> DecoderSpec:
 
 def _with_late_windows(spec: DecoderSpec, config: Fields) -> DecoderSpec:
     """Qwen: windows only if ``use_sliding_window``, on the layers from ``max_window_layers`` on."""
-    if not config.flag("use_sliding_window", False) or "sliding_window" not in config:
+    if not config.flag("use_sliding_window", False) or not config.optional_integer(
+        "sliding_window", POSITIONS, _WINDOW
+    ):
         return spec
     full = config.integer("max_window_layers", replace(LAYERS, least=0), 28)
     kinds = ["full_attention"] * min(full, len(spec.layers))
@@ -124,7 +127,7 @@ def _with_windows(spec: DecoderSpec, config: Fields, kinds: list[str], local: Ro
         raise config.wrong("layer_types", f"{len(spec.layers)} of full_attention or sliding_attention")
     if "sliding_attention" not in kinds:
         return spec
-    window = config.integer("sliding_window", POSITIONS, 4096)
+    window = config.integer("sliding_window", POSITIONS, _WINDOW)
     layers = (
         replace(layer, window=window, rope=local or layer.rope) if kind == "sliding_attention" else layer
         for layer, kind in zip(spec.layers, kinds, strict=True)

@@ -42,6 +42,10 @@ class Fields:
         assert isinstance(value, int)
         return value
 
+    def optional_integer(self, name: str, bound: Bound, default: int | None) -> int | None:
+        """As ``integer``; null means none, and ``default`` stands for a missing field."""
+        return None if name in self._values and self._values[name] is None else self.integer(name, bound, default)
+
     def number(self, name: str, default: float | None = None, *, least: float = 0.0) -> float:
         """The finite number above ``least`` at ``name``."""
         value = self._get(name, default)
@@ -69,7 +73,7 @@ class Fields:
 
     def names(self, name: str) -> list[str]:
         """A list of strings; empty when missing."""
-        value = self._values.get(name) or []
+        value = self._get(name, [])
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise self.wrong(name, "a list of strings")
         return value
@@ -83,7 +87,7 @@ class Fields:
 
     def objects(self, name: str) -> list[Fields]:
         """A list of objects; empty when missing."""
-        value = self._values.get(name) or []
+        value = self._get(name, [])
         if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
             raise self.wrong(name, "a list of objects")
         return [Fields(v, f"{self._where}{name}[{i}].", self._file) for i, v in enumerate(value)]

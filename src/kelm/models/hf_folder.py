@@ -54,7 +54,8 @@ def _load(folder: str, config: dict[str, Any], dtype: str) -> Any:
             f"config.json: model_type {name!r} is neither a native family nor known to the installed transformers"
         ) from None
     auto = AutoModelForSeq2SeqLM if parsed.is_encoder_decoder else AutoModelForCausalLM
-    made = auto._model_mapping[type(parsed)].__name__ if type(parsed) in auto._model_mapping else None
+    mapping: Any = auto._model_mapping
+    made = mapping[type(parsed)].__name__ if type(parsed) in mapping else None
     if made is not None and made in (config.get("architectures") or [made]):
         return _from_pretrained(auto, folder, parsed, dtype)
     raise UnsupportedModel(f"config.json: model_type {name!r} is not a language model that can generate text")

@@ -39,7 +39,7 @@ async def read_bytes(request: Request) -> bytes:
             return await _receive(request.receive, most)
     except TimeoutError:
         raise RequestTimeout(
-            f"the body was not complete within {limits.BODY_TIMEOUT_S.value:g} seconds", param="body"
+            f"the body was not complete within {limits.BODY_TIMEOUT_S.value} seconds", param="body"
         ) from None
 
 
@@ -62,7 +62,7 @@ async def _receive(receive: Receive, most: int) -> bytes:
 
 
 def _too_large(size: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"the body is {size} bytes, the limit is {limits.BODY_BYTES.most:g}", param="body")
+    return PayloadTooLarge(f"the body is {size} bytes, the limit is {limits.BODY_BYTES.most}", param="body")
 
 
 def parse_json(body: bytes) -> Any:
@@ -83,9 +83,7 @@ def check_shape(body: bytes) -> None:
     bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = bare.count(b'"') // 2
     if strings > limits.JSON_STRINGS.most:
-        raise InvalidRequest(
-            f"the body holds {strings} strings, the limit is {limits.JSON_STRINGS.most:g}", param="body"
-        )
+        raise InvalidRequest(f"the body holds {strings} strings, the limit is {limits.JSON_STRINGS.most}", param="body")
     outside = b"".join(bare.split(b'"')[::2]).translate(_BRACKETS, _NOT_BRACKETS)
     depth = int(limits.JSON_DEPTH.most)
     for _ in range(depth):

@@ -31,9 +31,7 @@ def refuse(field: str, wanted: str, value: object) -> InvalidRequest:
 def check_count(field: str, count: int, bound: Bound) -> None:
     """``count`` entries or bytes of ``field`` against its bound."""
     if not bound.least <= count <= bound.most:
-        raise InvalidRequest(
-            f"{field} must have {bound.least:g} to {bound.most:g} {bound.unit}, got {count}", param=field
-        )
+        raise InvalidRequest(f"{field} must have {bound.least} to {bound.most} {bound.unit}, got {count}", param=field)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ def _sequence(index: int, probs: Vector, labels: Sequence[str]) -> Json:
 async def _locate(model: Model, prompt: Prompt) -> tuple[list[int], Offsets]:
     """Ids and where they are in the text. Token ids have no text but the one they decode to."""
     if isinstance(prompt, str):
-        ids, offsets = await off_loop(lambda: model.tokenizer.encode_offsets(prompt), len(prompt))
+        pairs = await off_loop(lambda: model.tokenizer.encode_offsets(prompt), len(prompt))
+        ids, offsets = [token for token, _ in pairs], [where for _, where in pairs]
     else:
         ids = await tokenize(model, prompt, field="input")
         offsets = [(0, 0)] * len(ids)
@@ -70,24 +71,25 @@ def _tokens(index: int, model: Model, prompt: Prompt, offsets: Offsets, probs: V
         row = {"token": place, "label": labels[best], "score": float(probs[place, best]), **where}
         rows.append({**row, "probs": [float(p) for p in probs[place]]})
     answer: Json = {"index": index, "num_classes": len(labels), "tokens": rows}
-    return answer if text is None else {**answer, "spans": _spans(rows, text)}
+    return answer if text is None else {**answer, "spans": spans(rows, text)}
 
 
-def _spans(rows: Sequence[Json], text: str) -> list[Json]:
-    spans: list[Json] = []
+def spans(rows: Sequence[Json], text: str) -> list[Json]:
+    """Rows with label, score, start and end, in order -> spans with label, score, start, end and text."""
+    found: list[Json] = []
     scores: list[float] = []
     previous = ""
     for row in rows:
         begins, name = _split(row["label"])
         if name and (begins or name != previous):
-            spans.append({"label": name, "start": row["start"]})
+            found.append({"label": name, "start": row["start"]})
             scores = []
         if name:
             scores.append(row["score"])
-            span = spans[-1]
+            span = found[-1]
             span |= {"end": row["end"], "text": text[span["start"] : row["end"]], "score": sum(scores) / len(scores)}
         previous = name
-    return spans
+    return found
 
 
 def _split(label: str) -> tuple[bool, str]:

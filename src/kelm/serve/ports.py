@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kelm.clock import Clock
 from kelm.kernel.requests import Chunk, Encoding, Generation, Usage
 from kelm.store.manifest import Manifest
-from kelm.text.helper import TextHelper
+from kelm.text.chat import Chat
 from kelm.text.tokenizer import Tokenizer
 from kelm.wire.messages import Loaded
 
@@ -52,6 +52,12 @@ class Process(Protocol):
     def cancel(self) -> None: ...
 
 
+class Helper(Protocol):
+    """The killable process that renders templates."""
+
+    async def render_chat(self, files: dict[str, str], chat: Chat) -> list[int]: ...
+
+
 class Metrics(Protocol):
     @property
     def content_type(self) -> str: ...
@@ -61,7 +67,7 @@ class Metrics(Protocol):
 
 class Kernel(Protocol):
     @property
-    def helper(self) -> TextHelper: ...
+    def helper(self) -> Helper: ...
 
     @property
     def metrics(self) -> Metrics: ...

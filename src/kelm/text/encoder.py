@@ -15,8 +15,9 @@ id is replaced by the ids of its characters.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 from tokenizers import AddedToken, processors
@@ -27,6 +28,8 @@ from kelm.errors import InvalidRequest, KelmError, ModelFormatError
 from kelm.text.spec import Added, Spec
 
 Part = str | int
+Offsets = tuple[int, int]
+Kind = TypeVar("Kind")
 _STAND_INS = ("\U0010fffe", "\U0010ffff")
 """For tokens matched in raw and in normalized text. Noncharacters: Unicode keeps them out of interchanged text."""
 
@@ -48,6 +51,8 @@ def build(spec: Spec) -> Backend:
         extra = [token for token in spec.file.added_tokens if token.id < 0 and token.content]
         backend.add_tokens([_added(token, special=token.control) for token in extra])
         backend.encode_special_tokens = True
+        if backend.post_processor is None:  # as transformers: the second text of a pair is of type 1
+            backend.post_processor = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
         backend.encode_batch_fast(["probe"])
     except BaseException as error:  # a panic inside tokenizers is not an Exception
         raise _refusal(error, ModelFormatError, "tokenizer.json cannot be used") from None
@@ -62,7 +67,7 @@ def check_text(text: str) -> None:
         raise InvalidRequest(f"the text has a lone surrogate at character {error.start}; send valid Unicode") from None
     most = limits.PROMPT_BYTES.most
     if size > most:
-        raise InvalidRequest(f"the text has {size} bytes, the bound is {most:g}; send less", param="prompt")
+        raise InvalidRequest(f"the text has {size} bytes, the bound is {most:.0f}; send less", param="prompt")
 
 
 class PlainEncoder:
@@ -92,6 +97,27 @@ class PlainEncoder:
         """(id, token type id) of two texts joined by the post-processor."""
         (a, of_a), (b, of_b) = self._assemble([first]), self._assemble([second])
         return list(self._run((a, b), of_a + of_b, True))
+
+    def encode_offsets(self, text: str) -> list[tuple[int, Offsets]]:
+        """(id, its characters [start, end) in ``text``), special tokens included; those stand for no characters."""
+        assembled, replacements = self._assemble([text])
+        try:  # the fast call has no offsets
+            encoding = self._backend.encode_batch([assembled])[0]
+        except BaseException as error:
+            raise _refusal(error, InvalidRequest, "the model's tokenizer cannot encode this text") from None
+        offsets: list[Offsets] = encoding.offsets
+        tokens = zip(encoding.ids, offsets, encoding.special_tokens_mask, strict=True)
+        added = self._inserted(assembled, replacements)
+        return [
+            (token_id, (start - bisect_left(added, start), end - bisect_left(added, end)))
+            for token_id, (start, end) in self._replace(tokens, iter(replacements))
+        ]
+
+    @staticmethod
+    def _inserted(assembled: str, replacements: list[list[int]]) -> list[int]:
+        """Where ``_assemble`` put a stand-in that no character of the text stands for."""
+        places = [i for i, char in enumerate(assembled) if char in _STAND_INS] if replacements else []
+        return [place for place, ids in zip(places, replacements, strict=True) if not ids]
 
     def _assemble(self, parts: Sequence[Part]) -> tuple[str, list[list[int]]]:
         """The string to encode and, for each stand-in in it, the ids that take its place."""
@@ -132,8 +158,8 @@ class PlainEncoder:
         return self._replace(zip(ids, kinds, encoding.special_tokens_mask, strict=True), iter(replacements))
 
     def _replace(
-        self, tokens: Iterator[tuple[int, int, int]] | Any, replacements: Iterator[list[int]]
-    ) -> Iterator[tuple[int, int]]:
+        self, tokens: Iterator[tuple[int, Kind, int]], replacements: Iterator[list[int]]
+    ) -> Iterator[tuple[int, Kind]]:
         for token_id, kind, from_template in tokens:
             if token_id in self._ids:
                 yield from ((new, kind) for new in next(replacements))
@@ -166,21 +192,6 @@ class PlainEncoder:
             [text] if backend.pre_tokenizer is None else [w for w, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
         )
         return [found.id for word in words if word for found in backend.model.tokenize(word)]
-
-
-def override_ends(backend: Backend, spec: Spec, bos: str | None, eos: str | None) -> None:
-    """Follow tokenizer_config.json's add_bos_token and add_eos_token, as transformers does when they are given."""
-    if spec.add_bos is None:
-        return
-    before = f"{bos}:0 " if spec.add_bos and bos else ""
-    after = f" {eos}:0" if spec.add_eos and eos else ""
-    second = f" {bos}:1" if before else ""
-    used = [token for token, on in ((bos, before), (eos, after)) if token and on]
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{before}$A:0{after}",
-        pair=f"{before}$A:0{after}{second} $B:1{after.replace(':0', ':1')}",
-        special_tokens=[(token, backend.token_to_id(token)) for token in dict.fromkeys(used)],
-    )
 
 
 def _added(token: Added, special: bool) -> AddedToken:

@@ -28,7 +28,7 @@ def read_bytes(files: Files, name: str) -> bytes | None:
     except OSError as error:
         raise ModelFormatError(f"{name} cannot be read: {error.strerror}") from None
     if len(data) > bound.most:
-        raise ModelFormatError(f"{name} is larger than the bound of {bound.most:g} bytes")
+        raise ModelFormatError(f"{name} is larger than the bound of {bound.most:.0f} bytes")
     return data
 
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
@@ -36,8 +37,9 @@ def from_json_schema(schema: str | dict[str, Any]) -> str:
     """Grammar text of a JSON schema."""
     text = schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
     try:
-        return _bounded(str(LLMatcher.grammar_from_json_schema(_bounded(text))))
-    except ValueError as error:
+        msgspec.json.decode(_bounded(text), type=dict[str, Any] | bool)
+        return _bounded(str(LLMatcher.grammar_from_json_schema(text)))
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"the JSON schema is not JSON: {_short(str(error))}", param="json_schema") from None
 
 
@@ -74,12 +76,12 @@ class GrammarCompiler:
 
     def check(self, grammar: str) -> None:
         """Raise InvalidRequest for a grammar that doesn't compile, or that costs too much."""
-        self.start(grammar).mask()
+        self.start(grammar).bitmask()
 
     def start(self, grammar: str, known: Iterable[int] = ()) -> GrammarState:
         """The state before the first token, or after ``known`` ones (a request goes on after a restart)."""
         matcher = LLMatcher(self._tokens, _bounded(grammar), log_level=0, limits=self._limits)
-        state = GrammarState(matcher, self.vocab_size, self.eos_ids)
+        state = GrammarState(matcher, self.vocab_size)
         for token_id in known:
             state.accept(token_id)
         return state
@@ -88,59 +90,47 @@ class GrammarCompiler:
 class GrammarState:
     """One choice's place in its grammar."""
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int, eos_ids: tuple[int, ...]) -> None:
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
         self._words = (vocab_size + 31) // 32
         self._vocab_size = vocab_size
-        self._eos_ids = eos_ids
-        self._ended = False
         self._check()
 
     @property
     def finished(self) -> bool:
         """Nothing but an end token may follow."""
-        return self._ended or bool(self._matcher.is_stopped())
+        return bool(self._matcher.is_stopped())
 
     @property
     def may_end(self) -> bool:
         """Whether the text so far is a whole sentence of the grammar."""
-        return self._ended or bool(self._matcher.is_accepting())
+        return bool(self._matcher.is_accepting())
 
-    def mask(self) -> NDArray[np.uint32]:
+    def bitmask(self) -> NDArray[np.uint32]:
         """[ceil(vocab / 32)] bit i % 32 of word i // 32 set: token i may come next. End tokens only at an end.
 
         Raises InvalidRequest when the grammar costs more than its bounds at this place.
         """
         words = np.zeros(self._words, dtype=np.uint32)
-        if self._ended:
-            for token_id in self._eos_ids:
-                words[token_id // 32] |= np.uint32(1 << token_id % 32)
-            return words
         self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
         self._check()
         return words
 
-    def apply(self, logits: NDArray[np.float32]) -> None:
+    def mask(self, logits: NDArray[np.float32]) -> None:
         """Set what may not come next to -inf, in place. ``logits``: [width], also wider than the vocabulary."""
-        bits = np.unpackbits(self.mask().view(np.uint8), bitorder="little")[: self._vocab_size]
+        bits = np.unpackbits(self.bitmask().view(np.uint8), bitorder="little")[: self._vocab_size]
         width = min(len(bits), len(logits))
         logits[:width][bits[:width] == 0] = -np.inf
         logits[width:] = -np.inf
 
     def accept(self, token_id: int) -> None:
         """Go on with a token. Raises InvalidRequest for one that the grammar does not allow here."""
-        if self._ended and token_id in self._eos_ids:
-            return
-        ok = not self._ended and self._matcher.consume_token(token_id)
-        if not ok:
+        if not self._matcher.consume_token(token_id):
             raise InvalidRequest(f"token {token_id} does not fit the grammar at this place", param="grammar")
-        self._ended = token_id in self._eos_ids
 
     def fork(self) -> GrammarState:
         """An independent copy (another choice of the same request)."""
-        copy = GrammarState(self._matcher.deep_copy(), self._vocab_size, self._eos_ids)
-        copy._ended = self._ended
-        return copy
+        return GrammarState(self._matcher.deep_copy(), self._vocab_size)
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -156,17 +146,44 @@ class _Vocabulary:
         self.bos_token_id = tokenizer.bos_id
         self.tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
         self.special_token_ids = sorted(tokenizer.control_ids | set(eos_ids))
+        special = set(self.special_token_ids)
+        self._by_bytes = {text: i for i, text in enumerate(self.tokens) if i not in special}
+        self._longest = max(map(len, self._by_bytes), default=0)
 
     def __call__(self, text: bytes | str) -> list[int]:
+        """Ids whose bytes are ``text``'s: llguidance indexes the one by the other."""
         text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        wanted = text.encode("utf-8", "replace")
+        for before in ("", "\x02"):  # tokenizers that begin a text with a space begin it before the \x02
+            ids = self._without(before.encode(), self._tokenizer.encode(before + text, add_special_tokens=False))
+            if b"".join(self.tokens[i] for i in ids) == wanted:
+                return ids
+        return self._greedy(wanted)
+
+    def _without(self, before: bytes, ids: list[int]) -> list[int]:
+        """``ids`` after those that make up ``before`` and a space."""
+        for skip in range(len(ids) if before else 0):
+            if b"".join(self.tokens[i] for i in ids[:skip]).lstrip(b" ") == before:
+                return ids[skip:]
+        return ids
+
+    def _greedy(self, wanted: bytes) -> list[int]:
+        """Longest token first, for tokenizers that change the text (lower case, say); b"" tokens never."""
+        ids: list[int] = []
+        while wanted:
+            size = next((n for n in range(min(self._longest, len(wanted)), 0, -1) if wanted[:n] in self._by_bytes), 0)
+            if not size:
+                break
+            ids.append(self._by_bytes[wanted[:size]])
+            wanted = wanted[size:]
+        return ids
 
 
 def _bounded(text: str) -> str:
     size = len(text.encode("utf-8", "surrogatepass"))
     if not limits.GRAMMAR_BYTES.least <= size <= limits.GRAMMAR_BYTES.most:
         most = limits.GRAMMAR_BYTES.most
-        raise InvalidRequest(f"a grammar must have 1 to {most:g} bytes, got {size}", param="grammar")
+        raise InvalidRequest(f"a grammar must have 1 to {most:.0f} bytes, got {size}", param="grammar")
     return text
 
 

@@ -71,6 +71,8 @@ class Marks:
                 inserts.append((start, True, self._text_follows))
             else:
                 inserts.append((start + 1, False, self._break))
+                if text[start] in self._special:  # a token of one character can't be broken
+                    inserts.append((start, True, self._text_follows))
         starts, ends = [0, *(end for _, end in kept)], [*(start for start, _ in kept), len(text)]
         for start, end in zip(starts, ends, strict=True):
             inserts += ((at, False, self._break) for at in self._edges(text, start, end, prose))

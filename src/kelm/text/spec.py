@@ -1,7 +1,7 @@
 """What a checkpoint's files say about its tokenizer, before anything is built from them.
 
 tokenizer.json            vocabulary, added tokens, normalizer ... decoder       (``tokenizers``' own format)
-tokenizer_config.json     named tokens (bos_token ...), added_tokens_decoder, chat_template, add_bos_token
+tokenizer_config.json     named tokens (bos_token ...), added_tokens_decoder, chat_template
 special_tokens_map.json   named tokens, in older checkpoints
 generation_config.json    eos_token_id, an id or a list
 config.json               eos_token_id, bos_token_id, in its absence
@@ -70,9 +70,6 @@ class Spec:
     eos_ids: tuple[int, ...]
     """From generation_config.json, else config.json."""
     bos_id: int | None
-    add_bos: bool | None
-    """None: what the post-processor says. Else tokenizer_config.json overrides it, as transformers does."""
-    add_eos: bool | None
     templates: dict[str, str]
     """By name; the usual one is 'default'."""
     config: dict[str, Any]
@@ -86,14 +83,11 @@ def read(files: Files) -> Spec:
     file = _parse(data)
     _add_declared(file, config, named)
     model_config, generation = read_json(files, "config.json"), read_json(files, "generation_config.json")
-    explicit = "add_bos_token" in config or "add_eos_token" in config
     return Spec(
         file=file,
         named=named,
         eos_ids=_ids(generation, "generation_config.json") or _ids(model_config, "config.json"),
         bos_id=next(iter(_ids(model_config, "config.json", "bos_token_id")), None),
-        add_bos=bool(config.get("add_bos_token")) if explicit else None,
-        add_eos=bool(config.get("add_eos_token")) if explicit else None,
         templates=_templates(files, config),
         config=config,
     )
@@ -107,7 +101,7 @@ def _parse(data: bytes) -> TokenizerFile:
     limits_most = limits.VOCAB.most
     if len(file.added_tokens) > limits_most:
         raise ModelFormatError(
-            f"tokenizer.json: added_tokens has {len(file.added_tokens)} entries, the bound is {limits_most:g}"
+            f"tokenizer.json: added_tokens has {len(file.added_tokens)} entries, the bound is {limits_most:.0f}"
         )
     return file
 

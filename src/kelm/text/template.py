@@ -100,7 +100,7 @@ class Template:
             if value is not None and not isinstance(value, (str, bool, int, float)):
                 raise InvalidRequest(f"{field} must be a string, a number or a boolean", param=field)
             if isinstance(value, str) and len(value) > limits.STRING_BYTES.most:
-                raise InvalidRequest(f"{field} is longer than {limits.STRING_BYTES.most:g} characters", param=field)
+                raise InvalidRequest(f"{field} is longer than {limits.STRING_BYTES.most:.0f} characters", param=field)
 
     def render(self, variables: Mapping[str, Any], clock: Clock) -> str:
         """The prompt as text. Raises InvalidRequest if the template refuses, fails or writes too much."""
@@ -110,7 +110,7 @@ class Template:
             for part in self._template.generate({**variables, "strftime_now": _strftime(clock)}):
                 size += len(part)
                 if size > most:
-                    raise InvalidRequest(f"the model's chat template wrote more than {most:g} characters")
+                    raise InvalidRequest(f"the model's chat template wrote more than {most:.0f} characters")
                 parts.append(part)
         except _Refused as error:
             raise InvalidRequest(f"the model's chat template refuses these messages: {_short(error)}") from None

@@ -42,7 +42,7 @@ class Tokenizer:
         self.control_ids = frozenset(i for i, token in self.added.items() if token.control)
         self.vocab_size = max(backend.get_vocab_size(with_added_tokens=False), max(self.added, default=-1) + 1)
         if self.vocab_size > limits.VOCAB.most:
-            raise ModelFormatError(f"tokenizer.json: {self.vocab_size} tokens, the bound is {limits.VOCAB.most:g}")
+            raise ModelFormatError(f"tokenizer.json: {self.vocab_size} tokens, the bound is {limits.VOCAB.most:.0f}")
         self._spec = spec
         self._backend = backend
         self._encoder = encoder.PlainEncoder(backend, spec, self.added)
@@ -50,7 +50,6 @@ class Tokenizer:
         self.named = {name: text for name, text in spec.named.items() if backend.token_to_id(text) is not None}
         """'bos_token' -> '<s>' and so on."""
         bos, eos = self.named.get("bos_token"), self.named.get("eos_token")
-        encoder.override_ends(backend, spec, bos, eos)
         self.bos_id = spec.bos_id if bos is None else self.token_id(bos)
         own = None if eos is None else self.token_id(eos)
         self.eos_ids = tuple(dict.fromkeys([*spec.eos_ids, *([] if own is None else [own])]))
@@ -79,6 +78,10 @@ class Tokenizer:
         """Two texts as a cross-encoder wants them: ids and token type ids, special tokens included."""
         pairs = self._encoder.encode_pair(first, second)
         return [token_id for token_id, _ in pairs], [kind for _, kind in pairs]
+
+    def encode_offsets(self, text: str) -> list[tuple[int, tuple[int, int]]]:
+        """``encode``, each id with the characters [start, end) of ``text`` that it stands for."""
+        return self._encoder.encode_offsets(text)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of ``ids``; broken UTF-8 becomes U+FFFD. Ids without a token are left out."""
