@@ -16,7 +16,6 @@ import pytest
 from kernel_kit import Answer, generation, kernel_on, make_home, read, sample, until, write_model
 
 from kelm import limits
-from kelm.boot import boot
 from kelm.clock import SYSTEM
 from kelm.config import load_settings
 from kelm.errors import ConfigError, Unavailable
@@ -206,12 +205,13 @@ async def test_the_worker_reads_the_command_line_that_the_kernel_writes(home: Pa
     assert (engine.max_num_seqs, engine.step_tokens) == (5, 99)
 
 
-async def test_boot_gives_a_kernel_that_has_the_home(home: Path) -> None:
+async def test_a_started_kernel_has_the_home(home: Path) -> None:
     settings = load_settings({"home": str(home), "memory": "64MiB", "threads": 1}, {})
-    kernel = await boot(settings)
+    kernel, second = (Kernel(settings, Store(home), SYSTEM) for _ in range(2))
+    await kernel.start()
     try:
         with pytest.raises(ConfigError, match="in use by the daemon with pid"):
-            await boot(settings)
+            await second.start()
         owner = daemonfile.owner(home)
         assert owner is not None and owner.address == "http://127.0.0.1:8420"
     finally:

@@ -36,7 +36,7 @@ def serve(flags: Mapping[str, Any], model: str | None) -> None:
         from kelm.cli import shelf
 
         shelf.ensure(model)
-    from kelm.serve import server
+    from kelm import boot
 
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
@@ -45,7 +45,7 @@ def serve(flags: Mapping[str, Any], model: str | None) -> None:
     if model is not None:
         threading.Thread(target=_bring_up, args=(settings, model, failed), daemon=True).start()
     try:
-        server.run(settings)
+        boot.run(settings)
     except ConfigError as error:
         raise _naming_the_owner(error, settings) from None
     if failed:

@@ -14,15 +14,12 @@ import logging
 import os
 import signal
 import socket
-from dataclasses import replace
 from types import FrameType
 
 import uvicorn
-import uvloop
 from starlette.types import ASGIApp
 
 from kelm import limits
-from kelm.clock import SYSTEM
 from kelm.config import Settings
 from kelm.errors import ConfigError
 from kelm.kernel.kernel import Kernel
@@ -110,19 +107,3 @@ def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
 async def _either(serving: asyncio.Task[None], asked: asyncio.Task[bool]) -> None:
     await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
-
-
-def run(settings: Settings) -> None:
-    """The daemon of ``settings.home``, in the foreground; returns when it was asked to end.
-
-    Raises ConfigError (host, port, another daemon in this home), StoreError, Unavailable (no worker comes up).
-    """
-    listener = bind(settings)
-    settings = replace(settings, port=listener.getsockname()[1])
-
-    async def main() -> None:
-        store = Store(settings.home)
-        await serve(Kernel(settings, store, SYSTEM), store, settings, listener)
-
-    with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())

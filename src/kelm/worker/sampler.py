@@ -87,7 +87,7 @@ def _adjusted(logits: NDArray[np.float32], sequence: Sequence) -> NDArray[np.flo
         return logits
     logits = logits.copy()
     if sequence.grammar is not None:
-        sequence.grammar.apply(logits)
+        sequence.grammar.mask(logits)
     if banned:
         logits[[token for token in banned if token < len(logits)]] = -np.inf
     for token, bias in sampling.logit_bias.items():
