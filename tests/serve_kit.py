@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from kelm.config import Settings, load_settings
 from kelm.errors import KelmError, ModelNotFound, Unavailable
 from kelm.kernel.requests import Chunk, Encoding, Generation, Usage
 from kelm.serve.app import create_app
+from kelm.serve.server import bind, serve
 from kelm.store.manifest import Manifest
 from kelm.testing import tokenizers
 from kelm.text import chat
@@ -143,13 +145,19 @@ class ToyKernel:
     go: asyncio.Event = field(default_factory=asyncio.Event)
     """Cleared: every process waits."""
     refuse: KelmError | None = None
-    shutdown: bool = False
+    shutdown_requested: asyncio.Event = field(default_factory=asyncio.Event)
+    drained_s: float | None = None
 
     def __post_init__(self) -> None:
         self.go.set()
 
+    async def start(self) -> None: ...
+
+    async def drain(self, seconds: float) -> None:
+        self.drained_s = seconds
+
     async def resolve(self, name: str) -> ToyModel:
-        if self.shutdown:
+        if self.shutdown_requested.is_set():
             raise Unavailable("the daemon is shutting down; try again later", retry_after_s=1.5)
         for model in self.models.values():
             if name in (model.name, model.name.removesuffix(":latest")):
@@ -199,7 +207,7 @@ class ToyKernel:
         return {"pid": 1, "state": "up"}
 
     def request_shutdown(self) -> None:
-        self.shutdown = True
+        self.shutdown_requested.set()
 
 
 @dataclass
@@ -231,3 +239,44 @@ def toy_app(home: Path, kernel: ToyKernel, **flags: Any) -> FastAPI:
 def client_of(app: FastAPI, **more: Any) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8420", **more)
+
+
+@asynccontextmanager
+async def toy_server(home: Path, kernel: ToyKernel, **flags: Any) -> AsyncIterator[int]:
+    """The real server around the small kernel, on this loop; its port."""
+    known = settings(home, port=0, **flags)
+    listener = bind(known)
+    serving = asyncio.create_task(serve(kernel, ToyStore(kernel), known, listener))  # type: ignore[arg-type]
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        kernel.request_shutdown()
+        await serving
+
+
+async def exchange(port: int, data: bytes, *, host: str = "127.0.0.1") -> bytes:
+    """Send ``data`` on a socket of its own, and read until the server closes it or says nothing more."""
+    reader, writer = await asyncio.open_connection(host, port)
+    received = b""
+    with suppress(ConnectionError):
+        writer.write(data)
+        await writer.drain()
+    with suppress(ConnectionError, TimeoutError):
+        while chunk := await asyncio.wait_for(reader.read(1 << 16), 0.5):
+            received += chunk
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+    return received
+
+
+def request_bytes(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
+    """One HTTP/1.1 request. Headers override ours; one that is empty is left out."""
+    ours = {"host": "127.0.0.1", "content-length": str(len(body)), "connection": "close"}
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {**ours, **given}.items() if value)
+    return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])

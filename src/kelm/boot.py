@@ -1,37 +1,31 @@
-"""Start-up order of the daemon, one line for each subsystem. The doors (serve/) are opened on what comes back."""
+"""Start-up order of the daemon, one line for each subsystem, and its end."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
+from dataclasses import replace
+
+import uvloop
 
 from kelm.clock import SYSTEM
 from kelm.config import Settings
-from kelm.errors import KelmError
 from kelm.kernel.kernel import Kernel
+from kelm.serve.server import bind, serve
 from kelm.store import Store
-from kelm.store.packaged import SOURCE
-
-log = logging.getLogger(__name__)
 
 
-async def boot(settings: Settings) -> Kernel:
-    """A kernel that admits requests. Whoever boots it drains it: ``await kernel.drain(settings.drain_s)``.
+def run(settings: Settings) -> None:
+    """The daemon of ``settings.home``, in the foreground; returns when it was asked to end.
 
-    Raises StoreError (the home), ConfigError (another daemon has it), Unavailable (no worker comes up).
+    Raises ConfigError (host, port, another daemon in this home), StoreError, Unavailable (no worker comes up).
     """
-    store = await asyncio.to_thread(Store, settings.home)  # KELM_HOME, migrated if it is older
-    kernel = Kernel(settings, store, SYSTEM)  # one daemon for each home, from here to the end of its drain
-    await kernel.start()  # watchdog, worker, admission
-    await _warm(kernel, store)  # a model, so that a real step has run before anybody asks for one
-    return kernel
+    listener = bind(settings)  # the port, so that a second daemon fails before anything is started
+    settings = replace(settings, port=listener.getsockname()[1])
 
+    async def main() -> None:
+        store = Store(settings.home)  # KELM_HOME, migrated if it is older
+        kernel = Kernel(settings, store, SYSTEM)  # text helper, tables, metrics; nothing runs yet
+        await serve(kernel, store, settings, listener)  # doors, then the home's lock, the worker, a first model
 
-async def _warm(kernel: Kernel, store: Store) -> None:
-    """The smallest model of the package is resident from the start; a package without one starts empty."""
-    shipped = [manifest for manifest in await asyncio.to_thread(store.list) if manifest.source == SOURCE]
-    for manifest in sorted(shipped, key=lambda manifest: manifest.size_bytes)[:1]:
-        try:
-            await kernel.resolve(manifest.name)
-        except KelmError as error:
-            log.error("warm_up_failed model=%s code=%s reason=%r", manifest.name, error.code, error.message)
+    with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

@@ -108,6 +108,7 @@ JSON_DEPTH = _int("body", 0, 64, None, "levels", "recursion in parsers and templ
 JSON_STRINGS = _int("body", 0, 1 << 18, None, "strings", "each is an object in memory, whatever it is for")
 BODY_TIMEOUT_S = _num("body_timeout", 1, 3600, 60, "seconds", "until the whole body is here: dribbling holds memory")
 HEADER_TIMEOUT_S = _num("header_timeout", 1, 600, 10, "seconds", "until the headers are complete")
+LINGER_S = _num("linger", 0, 60, 1, "seconds", "what is still read, and dropped, from a client that was refused")
 KEEP_ALIVE_S = _int("keep_alive", 1, 3600, 60, "seconds", "an idle connection is closed")
 CONNECTIONS = _int("connections", 1, 8192, 2048, "sockets", "descriptors are finite")
 STREAM_BUFFER_BYTES = _int(

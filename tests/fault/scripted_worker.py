@@ -43,6 +43,8 @@ class Script(msgspec.Struct, forbid_unknown_fields=True):
     """Path of a file: the worker that finds it missing makes it and hangs in its first step."""
     rubbish_once: str = ""
     """As hang_once: sends bytes that are no frame."""
+    deaf_once: str = ""
+    """As hang_once: closes its socket and lives on."""
     never_hello: bool = False
     exit_while: str = ""
     """Path: leaves at once while there is such a file."""
@@ -195,6 +197,9 @@ class Worker:
             if self.script.die_on in work.submit.prompt and generated >= self.script.die_after:
                 self.die()
         if members and first_time(self.script.hang_once):
+            time.sleep(3600)
+        if members and first_time(self.script.deaf_once):
+            self.sock.close()
             time.sleep(3600)
         if members and first_time(self.script.rubbish_once):
             self.sock.sendall(b"\x05\0\0\0rubbish")

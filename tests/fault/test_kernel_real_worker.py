@@ -13,12 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kernel_kit import Answer, generation, kernel_on, make_home, read, sample, until
+from kernel_kit import Answer, generation, kernel_on, make_home, read, sample, until, write_model
 
 from kelm import limits
-from kelm.errors import Unavailable
+from kelm.clock import SYSTEM
+from kelm.config import load_settings
+from kelm.errors import ConfigError, Unavailable
+from kelm.kernel import daemonfile
 from kelm.kernel.kernel import Kernel, worker_command
 from kelm.kernel.requests import Generation
+from kelm.store import Store
+from kelm.worker.command_line import parse
 
 KILLS = 20
 STREAMS = 16
@@ -58,6 +63,7 @@ def tokens_so_far(kernel: Kernel) -> int:
     return int(sample(kernel, "vllm:generation_tokens_total", model_name="toy:latest"))
 
 
+@pytest.mark.timeout(600)  # 21 workers are started, each in about a second on a quiet machine
 async def test_20_kills_with_16_streams_open_change_nothing(home: Path) -> None:
     requests = streams(tokens=220)
     async with kernel_on(home, None) as kernel:
@@ -189,9 +195,6 @@ async def test_ready_means_that_a_step_was_run_by_the_worker_that_is_up(home: Pa
 
 
 async def test_the_worker_reads_the_command_line_that_the_kernel_writes(home: Path) -> None:
-    from kelm.config import load_settings
-    from kelm.worker.command_line import parse
-
     settings = load_settings(
         {"home": str(home), "memory": "64MiB", "threads": 3, "max_num_seqs": 5, "step_tokens": 99}, {}
     )
@@ -200,3 +203,32 @@ async def test_the_worker_reads_the_command_line_that_the_kernel_writes(home: Pa
     descriptor, engine = parse([*flags, "7"])
     assert (descriptor, engine.memory_bytes, engine.threads) == (7, 64 << 20, 3)
     assert (engine.max_num_seqs, engine.step_tokens) == (5, 99)
+
+
+async def test_a_started_kernel_has_the_home(home: Path) -> None:
+    settings = load_settings({"home": str(home), "memory": "64MiB", "threads": 1}, {})
+    kernel, second = (Kernel(settings, Store(home), SYSTEM) for _ in range(2))
+    await kernel.start()
+    try:
+        with pytest.raises(ConfigError, match="in use by the daemon with pid"):
+            await second.start()
+        owner = daemonfile.owner(home)
+        assert owner is not None and owner.address == "http://127.0.0.1:8420"
+    finally:
+        await kernel.drain(0)
+    assert daemonfile.owner(home) is None
+
+
+async def test_the_smallest_model_of_the_package_is_warm_from_the_start(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    for name, hidden in (("large", 64), ("small", 32)):
+        write_model(package / name, hidden=hidden)
+    settings = load_settings({"home": str(tmp_path / "home"), "memory": "64MiB", "threads": 1}, {})
+    kernel = Kernel(settings, Store(settings.home, packaged=package), SYSTEM)
+    await kernel.start()
+    try:
+        await until(lambda: kernel.ready and kernel.resident())
+        assert [row["name"] for row in kernel.resident()] == ["small:latest"]
+        assert sample(kernel, "kelm_steps_total", executor="torch") == 1
+    finally:
+        await kernel.drain(0)

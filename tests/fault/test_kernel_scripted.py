@@ -209,7 +209,7 @@ async def test_clients_that_go_at_any_moment_leave_nothing_behind(home: Path) ->
         free = sample(kernel, "kelm_kv_blocks_total")
 
         async def drop(number: int) -> None:
-            process = kernel.submit(generation(f"gone {number}", n=1 + number % 3, max_tokens=60))
+            process = kernel.submit(generation(f"gone {number}", n=1 + number % 3, max_tokens=90_000))
             await asyncio.sleep(number % 40 * 0.002)
             process.cancel()
             process.cancel()
@@ -291,7 +291,12 @@ async def test_unload_ends_what_runs_on_it(home: Path) -> None:
         assert [row["name"] for row in kernel.resident()] == ["other:latest"]
         with pytest.raises(ModelNotFound):
             await kernel.unload("toy")
-        await ask(kernel, generation("back again"))
+        reading = asyncio.create_task(ask(kernel, generation("back again")))
+        await until(lambda: len(kernel.resident()) == 2 and kernel.processes())
+        unloading = asyncio.create_task(kernel.unload("other"))
+        os.kill(kernel.worker()["pid"], signal.SIGKILL)  # a dead worker has dropped everything
+        await unloading
+        assert (await reading).ids[0] == expected(generation("back again"))
 
 
 async def test_drain_lets_finish_then_ends_the_rest_and_leaves_no_orphan(home: Path) -> None:
@@ -380,8 +385,13 @@ async def test_a_report_that_makes_no_sense_is_charged_to_its_own_process(home: 
         assert kernel.worker()["restarts"] == 0
 
 
-async def test_a_worker_that_breaks_the_protocol_is_replaced(home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["rubbish_once", "deaf_once"])
+async def test_a_worker_that_breaks_the_protocol_is_replaced(home: Path, tmp_path: Path, fault: str) -> None:
     request = generation("rubbish")
-    async with kernel_on(home, {"rubbish_once": str(tmp_path / "said")}) as kernel:
+    async with kernel_on(home, {fault: str(tmp_path / "said")}) as kernel:
+        await kernel.resolve("toy")
+        first = kernel.worker()["pid"]
         assert (await ask(kernel, request)).ids[0] == expected(request)
         assert kernel.worker()["restarts"] == 1
+        with pytest.raises(ProcessLookupError):
+            os.kill(first, 0)

@@ -42,6 +42,10 @@ class Arena:
             out.append(shown)
         return tuple(out)
 
+    def blocks(self, seq: int) -> list[tuple[int, int]]:
+        """Where the first group's blocks of a sequence lie: (slab, block in it)."""
+        return [divmod(block, self.kv[0].shape[1]) for block in self._tables[seq][0]]
+
 
 def step(
     executor: Executor, arena: Arena, work: dict[int, tuple[list[int], int]], every_row: bool = True

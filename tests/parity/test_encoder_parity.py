@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from encoder_configs import CONFIGS, HEADS, MASK, build, save, texts
+from safetensors.torch import load_file, save_file
 
 from kelm.errors import InvalidRequest
 from kelm.models.loader import load
@@ -119,3 +122,50 @@ def test_problem_type(problem, made, tmp_path):
         encoder.run(encode("classify", inputs, types)), reference(model, inputs, types), strict=True
     ):
         np.testing.assert_allclose(mine, made(theirs).numpy(), rtol=1e-4, atol=3e-5)
+
+
+def rewrite(files: dict[str, str], rename: Callable[[str], str]) -> None:
+    tensors = load_file(files["model.safetensors"])
+    save_file({rename(name): tensor for name, tensor in tensors.items()}, files["model.safetensors"])
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"),
+        lambda name: name.removeprefix("bert."),
+    ],
+    ids=["tensorflow's names", "no prefix"],
+)
+def test_other_names_of_the_same_tensors(rename, tmp_path):
+    files = save(build("bert", "fill_mask", 0), tmp_path)
+    request = encode("fill_mask", [[9, MASK, 11]], [])
+    wanted = load(files, "float32").run(request)[0]
+    rewrite(files, rename)
+    np.testing.assert_array_equal(load(files, "float32").run(request)[0], wanted)
+
+
+def test_without_a_mask_token_there_is_no_fill_mask(tmp_path):
+    files = save(build("bert", "fill_mask", 0), tmp_path)
+    del files["tokenizer_config.json"]
+    encoder = load(files, "float32")
+    assert encoder.tasks == ("embed",)
+    with pytest.raises(InvalidRequest, match="task fill_mask is not one of this model's: embed"):
+        encoder.run(encode("fill_mask", [[9, MASK, 11]], []))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "types", "message"),
+    [
+        ([[1], []], [], "input 1 has 0 tokens"),
+        ([[1, 5000]], [], "input 0 has a token outside"),
+        ([[-1]], [], "input 0 has a token outside"),
+        ([[1, 2]], [[0]], "input 0 needs a type"),
+        ([[1, 2]], [[0, 9]], "input 0 needs a type"),
+        ([[1], [2]], [[0]], "types: 1 lists for 2 inputs"),
+    ],
+)
+def test_bad_inputs(inputs, types, message, tmp_path):
+    encoder = load(save(build("bert", "none", 0), tmp_path))
+    with pytest.raises(InvalidRequest, match=message):
+        encoder.run(encode("embed", inputs, types))

@@ -18,6 +18,7 @@ from parity_kit import Arena, save, step
 
 from kelm.models.decoder import LoadedDecoder
 from kelm.models.loader import load
+from kelm.ops import paged
 
 TOKENS = st.lists(st.integers(0, 96), min_size=1, max_size=150)
 
@@ -76,3 +77,27 @@ def test_one_in_a_batch_of_32(seed: int = 4):
     together = step(decoder, attach(decoder, seed, 6000), {s: (p, 0) for s, p in prompts.items()}, every_row=False)
     for seq, ids in prompts.items():
         np.testing.assert_array_equal(together[seq], alone(decoder, ids)[-1])
+
+
+def test_many_passes_are_one(monkeypatch):
+    """A long chunk is attended in passes of a bounded number of query tiles; where it is cut changes no bit."""
+    decoder = loaded("gemma2", "float32")
+    ids = np.random.default_rng(2).integers(0, 97, 150).tolist()
+    work = {0: (ids, 0), 1: (ids[:40], 0), 2: (ids[:3], 0)}
+    whole = step(decoder, attach(decoder, 1), work)
+    monkeypatch.setattr(paged, "_ITEMS_PER_PASS", 3)
+    np.testing.assert_array_equal(step(decoder, attach(decoder, 1), work), whole)
+
+
+def test_a_fault_stays_in_its_sequence():
+    """NaN in one sequence's keys and values reaches nobody else's rows."""
+    decoder = loaded("llama", "float32")
+    wanted = alone(decoder, [5, 6, 7])
+    arena = attach(decoder, 3)
+    step(decoder, arena, {1: ([8, 9], 0), 2: ([1], 0)})
+    for block in arena.blocks(1):
+        arena.kv[0][block] = np.nan
+    got = step(decoder, arena, {1: ([4], 2), 0: ([5, 6, 7], 0), 2: ([3], 1)})
+    assert np.isnan(got[0]).all()
+    np.testing.assert_array_equal(got[1:4], wanted)
+    assert np.isfinite(got[4]).all()

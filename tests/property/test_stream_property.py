@@ -98,6 +98,18 @@ def test_tokens_after_a_stop_string_are_neither_shown_nor_counted() -> None:
     assert stream.flush().text == ""
 
 
+def test_a_token_that_a_stop_string_cuts_is_released() -> None:
+    _, tokenizer = pair("byte_level")
+    token_id = next(
+        i
+        for i in range(tokenizer.vocab_size)
+        if tokenizer.token_text(i).isalpha() and len(tokenizer.token_text(i)) == 3
+    )
+    text = tokenizer.token_text(token_id)
+    stream = TextStream(tokenizer, (text[1:],))
+    assert stream.push([token_id]) == Released(text[0], [token_id], [], [0], text[1:])
+
+
 def test_the_stop_string_is_shown_when_asked_for() -> None:
     _, tokenizer = pair("byte_level")
     stream = TextStream(tokenizer, ("fo",), include_stop=True)

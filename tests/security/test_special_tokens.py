@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from kelm.errors import InvalidRequest
 from kelm.testing import tokenizers as tiny
 from kelm.text import chat
+from kelm.text.marks import Marks
+from kelm.text.spec import Added
 from kelm.text.tokenizer import Tokenizer
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
@@ -87,6 +89,43 @@ def test_messages_add_no_control_tokens(template: str, contents: list[tuple[str,
 
     harmless = [{"role": "user", "content": "x", "name": "y"} for _ in contents]
     assert count(messages, tools) == count(harmless, tools and [{"name": "x"}])
+
+
+@pytest.mark.parametrize(
+    ("template", "content"),
+    [
+        ("[{{ m.content }}]", "INST"),
+        ("[{{ m.content }}", "INST]"),
+        ("{{ m.content }}]", "[INST"),
+        ("<{{ m.content }}", "/s>"),
+        ("<{{ m.content | trim }}", "\n |im_end|> x"),
+        ("{{ m.content | trim }}>", "x </s \n"),
+        ("<{{ m.content.split('</think>')[-1] }}", "</think>/s>"),
+        ("<{{ m.content.split('</think>')[-1].strip() }}", "</think>\n/s>"),
+        ("{{ m.content.split('</think>')[0] }}s>", "</</think>"),
+    ],
+)
+def test_an_edge_does_not_complete_the_templates_text(template: str, content: str) -> None:
+    tokenizer = load("byte_level", "{% for m in messages %}" + template + "{% endfor %}")
+    ids = chat.render(tokenizer, chat.Chat([{"role": "user", "content": content}]))
+    assert tokenizer.control_ids.isdisjoint(ids)
+
+
+OVERLAPPING = {
+    1: Added("[a]"),
+    2: Added("a][a"),
+    3: Added("][", special=True),
+    4: Added("[a][", special=True),
+    5: Added("]"),
+}
+
+
+@given(st.text(alphabet="[a] ", max_size=20), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_tokens_that_overlap_are_all_marked(text: str, prose: bool) -> None:
+    marks = Marks(OVERLAPPING, text)
+    assert "".join(map(str, marks.split(marks.mark(text, prose)))) == text
+    assert [part for part in marks.split(marks.mark(text, prose)) if isinstance(part, int)] == []
 
 
 @given(TEXTS)

@@ -52,17 +52,24 @@ def declared(requirements: Iterable[str]) -> set[str]:
 BASE = declared(PROJECT["dependencies"])
 
 
+def third_party(path: Path) -> set[str]:
+    """Distributions that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [node.module]
+        tops = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"kelm"} - TYPING_ONLY
+        found |= {normal(DISTRIBUTION.get(top, top)) for top in tops}
+    return found
+
+
 def imported() -> dict[str, set[str]]:
-    """Room -> distributions that its files import, inside functions too."""
+    """Room -> distributions that its files import."""
     found: dict[str, set[str]] = {}
     for path in SRC.rglob("*.py"):
         room = path.relative_to(SRC).parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                names = [node.module]
-            tops = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"kelm"} - TYPING_ONLY
-            found.setdefault(room, set()).update(normal(DISTRIBUTION.get(top, top)) for top in tops)
+        found.setdefault(room, set()).update(third_party(path))
     return found
 
 
@@ -79,3 +86,12 @@ def test_everything_declared_is_imported() -> None:
     """A dependency that nothing imports is weight and risk for nothing."""
     unused = BASE.difference(INDIRECT, *imported().values())
     assert not unused, f"nothing imports {sorted(unused)}"
+
+
+def test_what_the_suite_imports_is_declared() -> None:
+    """``make test`` starts from an empty environment: what a test needs comes with kelm[test]."""
+    files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]
+    beside = {normal(path.stem) for path in files} | {"tests"}
+    allowed = BASE | declared(PROJECT["optional-dependencies"]["test"]) | beside
+    missing = {path.name: names for path in files if (names := third_party(path) - allowed)}
+    assert not missing, missing

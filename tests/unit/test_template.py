@@ -50,6 +50,12 @@ def test_a_syntax_error_names_the_line(source: str) -> None:
         Template("\n" + source)
 
 
+@pytest.mark.parametrize("source", ["{% set n = namespace(_a=1) %}", "{% set n = namespace() %}{% set n._a = 1 %}"])
+def test_a_namespace_has_no_private_attributes(source: str) -> None:
+    with pytest.raises(InvalidRequest, match="_a"):
+        render(source)
+
+
 def test_output_is_bounded() -> None:
     size = int(limits.TEMPLATE_OUTPUT_BYTES.most) // 1000
     with pytest.raises(InvalidRequest, match="wrote more than"):

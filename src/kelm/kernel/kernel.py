@@ -23,7 +23,7 @@ from kelm.kernel.loads import Loads
 from kelm.kernel.models import Model, Models
 from kelm.kernel.process import Process
 from kelm.kernel.processes import ProcessTable, Record, Task
-from kelm.kernel.proof import Proof
+from kelm.kernel.proof import Proof, warm_up
 from kelm.kernel.recovery import Recovery
 from kelm.kernel.requests import Encoding, Generation
 from kelm.kernel.supervisor import Supervisor
@@ -61,6 +61,7 @@ class Kernel:
         self._recovery = Recovery(self._table, self._dispatcher, self._models, self._loads, self._work)
         self._supervisor = Supervisor(worker or worker_command(settings), clock, self._recovery)
         self._tasks: list[asyncio.Task[None]] = []
+        self._warm: asyncio.Task[None] | None = None
         self._unloads: list[asyncio.Task[None]] = []
         self._proof = Proof(self.submit, self.encode)
         self._file: DaemonFile | None = None
@@ -86,6 +87,8 @@ class Kernel:
             await self._stop()
             raise
         self._admission.open()
+        self._warm = asyncio.create_task(warm_up(self.store, self.resolve), name="warm-up")
+        self._tasks.append(self._warm)
 
     def announce(self, address: str) -> None:
         """Note where the doors really are (a port of 0 takes a free one), for the command line to find."""
@@ -96,7 +99,8 @@ class Kernel:
     def ready(self) -> bool:
         """Requests are admitted, and the worker that is up has run a step (or has no model to run one of)."""
         up = self._admission.closed is None and self._supervisor.hello is not None
-        return up and (self._dispatcher.stepped or not self._models.entries())
+        empty = self._warm is not None and self._warm.done() and not self._models.entries()
+        return up and (self._dispatcher.stepped or empty)
 
     def request_shutdown(self) -> None:
         """Ask whoever runs the daemon to end it."""

@@ -69,14 +69,10 @@ class Loads:
         if key not in self._unloading:
             self._unloading[key] = asyncio.get_running_loop().create_future()
             self._send(Unload(key))
-            if not self._up.is_set():
-                self._unloaded(key)
-        await self.unloaded(key)
-
-    async def unloaded(self, key: str) -> None:
-        """Wait for an unload of it that is under way, if there is one."""
-        if key in self._unloading:
-            await asyncio.shield(self._unloading[key])
+        dropped = self._unloading[key]
+        if not self._up.is_set():
+            self._unloaded(key)
+        await asyncio.shield(dropped)
 
     # what the worker reports
 

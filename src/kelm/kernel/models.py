@@ -80,7 +80,6 @@ class Models:
         """
         manifest = await asyncio.to_thread(self._store.resolve, name)
         key = f"{manifest.name}@{manifest.digest}/{self._dtype}"
-        await self._loads.unloaded(key)
         model = self.by_key(key) or await self._arrival(key, manifest)
         self._names[name] = self._names[manifest.name] = key
         return model

@@ -1,4 +1,4 @@
-"""A worker that has a model and nothing to do runs one step of its own, so that ``ready`` means that it can."""
+"""``ready`` means that a real step ran: a model is there from the start, and an idle worker runs a step of its own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,26 @@ from kelm.kernel.encodings import Array
 from kelm.kernel.models import Model
 from kelm.kernel.process import Process
 from kelm.kernel.requests import Encoding, EncodingTask, Generation
+from kelm.store.packaged import SOURCE
+from kelm.store.store import Store
 from kelm.wire.messages import Sampling
 
 log = logging.getLogger(__name__)
 
 _TENANT = "kernel"
+
+
+async def warm_up(store: Store, resolve: Callable[[str], Awaitable[Model]]) -> None:
+    """Bring in the smallest model of the package, so that a real step has run before anybody asks for one.
+
+    A package without models starts empty; a model that can't be loaded is a line in the log.
+    """
+    shipped = [manifest for manifest in await asyncio.to_thread(store.list) if manifest.source == SOURCE]
+    for manifest in sorted(shipped, key=lambda manifest: manifest.size_bytes)[:1]:
+        try:
+            await resolve(manifest.name)
+        except KelmError as error:
+            log.error("warm_up_failed model=%s code=%s reason=%r", manifest.name, error.code, error.message)
 
 
 class Proof:

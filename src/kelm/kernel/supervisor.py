@@ -79,12 +79,13 @@ class Supervisor:
 
     def watch(self, busy: bool) -> None:
         """Called regularly. Kills a worker that has work and has reported nothing for limits.WORKER_HANG_S."""
+        busy = busy and self.hello is not None
         now_s = self._clock.monotonic_s()
         if busy and not self._busy:
             self._heard_s = now_s
         self._busy = busy
         silent_s = now_s - self._heard_s
-        if busy and self.hello is not None and self._child is not None and silent_s > limits.WORKER_HANG_S.value:
+        if busy and self._child is not None and silent_s > limits.WORKER_HANG_S.value:
             self._child.kill(f"it hung: work to do and no report for {silent_s:.1f} s")
 
     async def stop(self) -> None:
@@ -119,7 +120,6 @@ class Supervisor:
             self._start_failed(await child.gone(), up)
             return
         self._failed_starts = 0
-        self._heard_s = self._clock.monotonic_s()
         log.info("worker_up pid=%d threads=%d numerics=%s", child.os_pid, self.hello.threads, self.hello.numerics)
         self._listener.worker_up(self.hello)
         if not up.done():

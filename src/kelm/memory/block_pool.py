@@ -37,6 +37,7 @@ class _Group:
     """Blocks whose content the prefix cache knows, held or idle."""
     idle: dict[int, None] = field(default_factory=dict)
     """Cached blocks that nobody holds, least recently used first."""
+    on_evict: Callable[[int, int], None] = lambda group, block: None
 
 
 class BlockPool:
@@ -45,8 +46,6 @@ class BlockPool:
     def __init__(self, slabs: int, slab_bytes: int, pages: Pages) -> None:
         self.slabs = slabs
         self.slab_bytes = slab_bytes
-        self.on_evict: Callable[[int, int], None] = lambda group, block: None
-        """Told (group, block) when a cached block is about to be used for something else."""
         self._pages = pages
         self._free_slabs = list(range(slabs - 1, -1, -1))
         self._groups: dict[int, _Group] = {}
@@ -65,6 +64,10 @@ class BlockPool:
         for block in list(self._groups[group].cached):
             self._evict(group, block)
         del self._groups[group]
+
+    def on_evict(self, group: int, told: Callable[[int, int], None]) -> None:
+        """``told`` (group, block) when a cached block of this group is about to be used for something else."""
+        self._groups[group].on_evict = told
 
     def layout(self, group: int) -> BlockLayout:
         return self._groups[group].layout
@@ -170,5 +173,5 @@ class BlockPool:
         return False
 
     def _evict(self, group: int, block: int) -> None:
-        self.on_evict(group, block)
+        self._groups[group].on_evict(group, block)
         self.uncache(group, block)

@@ -7,16 +7,21 @@ window group  -1 -1  5  2          behind the window the blocks are free already
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from kelm.memory.block_pool import BlockPool
 
+if TYPE_CHECKING:
+    from kelm.memory.prefix import Entry
+
 
 class Tables:
     """A sequence's hold on blocks; ends with ``release``."""
 
-    __slots__ = ("_first", "_groups", "_numbers", "_pool", "blocks")
+    __slots__ = ("_first", "_groups", "_numbers", "_pool", "blocks", "chain", "chained")
 
     def __init__(self, pool: BlockPool, groups: tuple[int, ...]) -> None:
         self._pool = pool
@@ -25,6 +30,10 @@ class Tables:
         self._first = [0] * len(groups)
         self.blocks = 0
         """Entries in each group's table."""
+        self.chain: Entry | bytes = b""
+        """The prefix cache's last entry of this sequence (prefix.py), or its salt."""
+        self.chained = 0
+        """Full blocks that the prefix cache knows."""
 
     def grow(self, computed: int, end: int) -> bool:
         """Make positions computed ... end - 1 writable: frees what fell out of windows, copies a shared block that
@@ -53,6 +62,7 @@ class Tables:
         child = Tables(self._pool, self._groups)
         used = self._pool.layout(self._groups[0]).blocks_for(computed) if self._groups else 0
         child.adopt([[int(block) for block in numbers[:used]] for numbers in self._numbers])
+        child.chain, child.chained = self.chain, self.chained
         return child
 
     def adopt(self, numbers: list[list[int]]) -> None:
@@ -74,7 +84,7 @@ class Tables:
                     self._pool.drop(group, int(block))
             self._numbers[index][:] = -1
             self._first[index] = 0
-        self.blocks = 0
+        self.blocks = self.chained = 0
 
     def _slide(self, computed: int) -> None:
         for index, group in enumerate(self._groups):

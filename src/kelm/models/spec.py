@@ -60,11 +60,6 @@ class DecoderSpec:
     tied: bool
     """Logits are made with the embedding table."""
 
-    @property
-    def group(self) -> int:
-        """Query heads for each KV head."""
-        return self.heads // self.kv_heads
-
     def kv_groups(self) -> tuple[KVGroup, ...]:
         """One group for each window that occurs, in order of first layer."""
         by_window: dict[int | None, list[int]] = {}

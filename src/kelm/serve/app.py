@@ -14,7 +14,7 @@ from starlette.responses import Response
 import kelm
 from kelm.clock import SYSTEM, Clock
 from kelm.config import Settings
-from kelm.errors import KelmError, MethodNotAllowed, NotFound
+from kelm.errors import KelmError, MethodNotAllowed, NotFound, PayloadTooLarge, RequestTimeout
 from kelm.serve import (
     admin,
     body,
@@ -131,7 +131,8 @@ async def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, KelmError)
     level = logging.WARNING if error.status >= 500 else logging.INFO
     log.log(level, "request_refused id=%s status=%d code=%s", request.state.request_id, error.status, error.code)
-    return replies.error_reply(error)
+    cut_short = isinstance(error, PayloadTooLarge | RequestTimeout)  # the rest of the body may never come
+    return replies.error_reply(error, {"connection": "close"} if cut_short else None)
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:

@@ -89,9 +89,8 @@ class Gate:
 
 
 async def _refuse(error: KelmError, scope: Scope, receive: Receive, send: Send) -> None:
-    """The body has not been read, so the connection is of no more use."""
-    headers = {"connection": "close", "x-request-id": request_id(scope)}
-    await replies.error_reply(error, headers)(scope, receive, send)
+    """Answer at once; what comes of the body is dropped by the protocol."""
+    await replies.error_reply(error, {"x-request-id": request_id(scope)})(scope, receive, send)
 
 
 def _digest(key: bytes) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import http
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -25,74 +26,86 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._in_head = True
         self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._stall_timer: asyncio.TimerHandle | None = None
+        self._refused = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
+        self._within(limits.HEADER_TIMEOUT_S, self._head_too_slow)
         if len(self.connections) > limits.CONNECTIONS.value:
             self._refuse(Unavailable("too many connections are open; try again later"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop(self._head_timer)
-        self._stop(self._stall_timer)
+        self._in_time()
+        self._cancel_stall()
         super().connection_lost(exc)
 
     # reading
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > _MOST_BYTES and not self.transport.is_closing():
+        if self._in_head and self._head_bytes > _MOST_BYTES:
             self._refuse(_headers_too_large(self._head_bytes))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if self._head_timer is None:
-            self._await_head()
+        if self._deadline is None:
+            self._within(limits.HEADER_TIMEOUT_S, self._head_too_slow)
 
     def on_headers_complete(self) -> None:
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         self._in_head = False
-        self._stop(self._head_timer)
-        self._head_timer = None
+        self._in_time()
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > _MOST_BYTES:
             self._refuse(_headers_too_large(size))
-            return
-        super().on_headers_complete()
+        if not self._refused:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_head, self._head_bytes = True, 0
-        super().on_message_complete()
+        self._in_time()
+        if not self._refused:
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer that did not need the body: what is left of it is dropped, but not for ever."""
+        super().on_response_complete()
+        if not self._in_head and not self.transport.is_closing():
+            self._within(limits.HEADER_TIMEOUT_S, self.transport.close)
 
     def send_400_response(self, msg: str) -> None:
         """What httptools could not parse."""
-        if not self.transport.is_closing():
-            self._refuse(InvalidRequest("this is not a valid HTTP/1.1 request"))
+        self._refuse(InvalidRequest("this is not a valid HTTP/1.1 request"))
 
     # writing
 
     def pause_writing(self) -> None:
         """The client's side is full. A client that takes nothing for long is cut off, buffered bytes and all."""
         super().pause_writing()
-        self._stall_timer = self.loop.call_later(limits.STALL_TIMEOUT_S.value, self.transport.abort)
+        self._stall = self.loop.call_later(limits.STALL_TIMEOUT_S.value, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop(self._stall_timer)
-
-    def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(limits.HEADER_TIMEOUT_S.value, self._head_too_slow)
+        self._cancel_stall()
 
     def _head_too_slow(self) -> None:
         seconds = limits.HEADER_TIMEOUT_S.value
         self._refuse(RequestTimeout(f"the headers were not complete within {seconds} seconds"))
 
     def _refuse(self, error: KelmError) -> None:
+        """Answer, then drop what still comes for a while: closing on unread bytes would take the answer back."""
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
         body = replies.encode(replies.error_body(error))
         phrase = http.HTTPStatus(error.status).phrase
         head = (
@@ -100,12 +113,22 @@ class BoundedProtocol(HttpToolsProtocol):
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode("ascii") + body)
-        self.transport.close()
+        self.transport.write_eof()
+        self._within(limits.LINGER_S, self.transport.abort)
 
-    @staticmethod
-    def _stop(timer: asyncio.TimerHandle | None) -> None:
-        if timer is not None:
-            timer.cancel()
+    def _within(self, bound: limits.Bound, too_late: Callable[[], None]) -> None:
+        self._in_time()
+        self._deadline = self.loop.call_later(bound.value, too_late)
+
+    def _in_time(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _cancel_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
 
 def _headers_too_large(size: int) -> HeadersTooLarge:

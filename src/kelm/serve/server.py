@@ -14,14 +14,12 @@ import logging
 import os
 import signal
 import socket
-from dataclasses import replace
 from types import FrameType
 
 import uvicorn
-import uvloop
+from starlette.types import ASGIApp
 
 from kelm import limits
-from kelm.clock import SYSTEM
 from kelm.config import Settings
 from kelm.errors import ConfigError
 from kelm.kernel.kernel import Kernel
@@ -35,6 +33,7 @@ log = logging.getLogger(__name__)
 _CLOSE_S = 1
 """What answers that were just ended have to be written out."""
 _LEFT_AT_ONCE = 130
+_BACKLOG = 1024
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -50,6 +49,7 @@ def bind(settings: Settings) -> socket.socket:
         listener = socket.socket(family, kind, proto)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(_BACKLOG)  # from here on the port is ours, and early clients wait
     except OSError as error:
         why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
         raise ConfigError(f"can't listen on {settings.host}:{settings.port}: {why}", param="port") from None
@@ -76,20 +76,7 @@ class _Server(uvicorn.Server):
 
 async def serve(kernel: Kernel, store: Store, settings: Settings, listener: socket.socket) -> None:
     """Serve until somebody asks for the end, then drain. The kernel is started and ended in here."""
-    config = uvicorn.Config(
-        create_app(kernel, store, settings),
-        http=BoundedProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        backlog=1024,
-        timeout_keep_alive=int(limits.KEEP_ALIVE_S.value),
-        timeout_graceful_shutdown=_CLOSE_S,
-    )
-    server = _Server(config, kernel)
+    server = _Server(_uvicorn_config(create_app(kernel, store, settings)), kernel)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await kernel.start()
@@ -101,22 +88,22 @@ async def serve(kernel: Kernel, store: Store, settings: Settings, listener: sock
     log.info("daemon_stopped")
 
 
+def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=int(limits.KEEP_ALIVE_S.value),
+        timeout_graceful_shutdown=_CLOSE_S,
+    )
+
+
 async def _either(serving: asyncio.Task[None], asked: asyncio.Task[bool]) -> None:
     await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
-
-
-def run(settings: Settings) -> None:
-    """The daemon of ``settings.home``, in the foreground; returns when it was asked to end.
-
-    Raises ConfigError (host, port, another daemon in this home), StoreError, Unavailable (no worker comes up).
-    """
-    listener = bind(settings)
-    settings = replace(settings, port=listener.getsockname()[1])
-
-    async def main() -> None:
-        store = Store(settings.home)
-        await serve(Kernel(settings, store, SYSTEM), store, settings, listener)
-
-    with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())

@@ -80,11 +80,9 @@ def _marked(message: dict[str, Any], marks: Marks) -> dict[str, Any]:
 
 
 def _checked(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    if not limits.MESSAGES.least <= len(messages) <= limits.MESSAGES.most:
-        raise InvalidRequest(
-            f"messages must have {limits.MESSAGES.least} to {limits.MESSAGES.most} entries, got {len(messages)}",
-            param="messages",
-        )
+    least, most = int(limits.MESSAGES.least), int(limits.MESSAGES.most)
+    if not least <= len(messages) <= most:
+        raise InvalidRequest(f"messages must have {least} to {most} entries, got {len(messages)}", param="messages")
     return messages
 
 

@@ -76,12 +76,12 @@ class GrammarCompiler:
 
     def check(self, grammar: str) -> None:
         """Raise InvalidRequest for a grammar that doesn't compile, or that costs too much."""
-        self.start(grammar).mask()
+        self.start(grammar).bitmask()
 
     def start(self, grammar: str, known: Iterable[int] = ()) -> GrammarState:
         """The state before the first token, or after ``known`` ones (a request goes on after a restart)."""
         matcher = LLMatcher(self._tokens, _bounded(grammar), log_level=0, limits=self._limits)
-        state = GrammarState(matcher, self.vocab_size, self.eos_ids)
+        state = GrammarState(matcher, self.vocab_size)
         for token_id in known:
             state.accept(token_id)
         return state
@@ -90,59 +90,47 @@ class GrammarCompiler:
 class GrammarState:
     """One choice's place in its grammar."""
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int, eos_ids: tuple[int, ...]) -> None:
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
         self._words = (vocab_size + 31) // 32
         self._vocab_size = vocab_size
-        self._eos_ids = eos_ids
-        self._ended = False
         self._check()
 
     @property
     def finished(self) -> bool:
         """Nothing but an end token may follow."""
-        return self._ended or bool(self._matcher.is_stopped())
+        return bool(self._matcher.is_stopped())
 
     @property
     def may_end(self) -> bool:
         """Whether the text so far is a whole sentence of the grammar."""
-        return self._ended or bool(self._matcher.is_accepting())
+        return bool(self._matcher.is_accepting())
 
-    def mask(self) -> NDArray[np.uint32]:
+    def bitmask(self) -> NDArray[np.uint32]:
         """[ceil(vocab / 32)] bit i % 32 of word i // 32 set: token i may come next. End tokens only at an end.
 
         Raises InvalidRequest when the grammar costs more than its bounds at this place.
         """
         words = np.zeros(self._words, dtype=np.uint32)
-        if self._ended:
-            for token_id in self._eos_ids:
-                words[token_id // 32] |= np.uint32(1 << token_id % 32)
-            return words
         self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
         self._check()
         return words
 
-    def apply(self, logits: NDArray[np.float32]) -> None:
+    def mask(self, logits: NDArray[np.float32]) -> None:
         """Set what may not come next to -inf, in place. ``logits``: [width], also wider than the vocabulary."""
-        bits = np.unpackbits(self.mask().view(np.uint8), bitorder="little")[: self._vocab_size]
+        bits = np.unpackbits(self.bitmask().view(np.uint8), bitorder="little")[: self._vocab_size]
         width = min(len(bits), len(logits))
         logits[:width][bits[:width] == 0] = -np.inf
         logits[width:] = -np.inf
 
     def accept(self, token_id: int) -> None:
         """Go on with a token. Raises InvalidRequest for one that the grammar does not allow here."""
-        if self._ended and token_id in self._eos_ids:
-            return
-        ok = not self._ended and self._matcher.consume_token(token_id)
-        if not ok:
+        if not self._matcher.consume_token(token_id):
             raise InvalidRequest(f"token {token_id} does not fit the grammar at this place", param="grammar")
-        self._ended = token_id in self._eos_ids
 
     def fork(self) -> GrammarState:
         """An independent copy (another choice of the same request)."""
-        copy = GrammarState(self._matcher.deep_copy(), self._vocab_size, self._eos_ids)
-        copy._ended = self._ended
-        return copy
+        return GrammarState(self._matcher.deep_copy(), self._vocab_size)
 
     def _check(self) -> None:
         if self._matcher.is_error():

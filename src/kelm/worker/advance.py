@@ -58,6 +58,8 @@ class Advance:
         self._account.recomputed_tokens += max(0, min(end, sequence.seen) - start)
         arrived = end == sequence.target
         sequence.computed, sequence.seen = end, max(end, sequence.seen)
+        if sequence.tables is not None:
+            resident.prefix.extend(sequence.tables, sequence.known, end)
         if generation.scores is not None:
             _score(generation, start, rows)
             if arrived:

@@ -161,6 +161,7 @@ class Engine:
             if not generation.started:
                 generation.started = True
                 self._account.prompt_tokens += len(generation.prompt)
+                self._account.cached_tokens += member.sequence.computed
                 started.append(Started(generation.pid, member.sequence.computed))
         return started
 

@@ -82,7 +82,13 @@ class Placer:
         ]
 
     def _admit(self, resident: Resident, sequence: Sequence) -> None:
+        """Give it tables, with the blocks that are computed already. The last token is computed in any case: its
+        logits are wanted; so are all of them for prompt log-probabilities."""
         sequence.tables = Tables(self._residency.pool, resident.groups)
+        generation = sequence.generation
+        most = sequence.target - 1 if generation.scores is None else 0
+        sequence.computed = resident.prefix.adopt(sequence.tables, generation.salt, sequence.known, most)
+        sequence.seen = max(sequence.seen, sequence.computed)
 
     def _make_room(self, sequence: Sequence, end: int, members: dict[int, Member]) -> bool:
         """Blocks up to position ``end``; under pressure others lose theirs, members of this step included."""

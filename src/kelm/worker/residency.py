@@ -13,6 +13,7 @@ from kelm.errors import ModelNotFound, OutOfMemory
 from kelm.memory.block_pool import BlockPool
 from kelm.memory.layout import BlockLayout, GroupShape, lay_out
 from kelm.memory.ledger import Ledger
+from kelm.memory.prefix import PrefixCache
 from kelm.models.batch import KVGroup
 from kelm.wire.messages import Load, Loaded
 from kelm.worker.arena import Arena
@@ -38,6 +39,7 @@ class Resident:
     layouts: tuple[BlockLayout, ...]
     groups: tuple[int, ...]
     """Of the block pool, one for each of ``layouts``."""
+    prefix: PrefixCache
     grammars: Grammars
     sequences: dict[int, Sequence] = field(default_factory=dict)
 
@@ -108,7 +110,8 @@ class Residency:
         loaded = msgspec.structs.replace(opened.loaded, max_context_tokens=longest)
         opened.attach([self._arena.view(one, kind, item) for one, kind in zip(layouts, kinds, strict=True)])
         groups = tuple(self.pool.add_group(one) for one in layouts)
-        return Resident(command.model, opened, loaded, layouts, groups, Grammars(command.files))
+        prefix = PrefixCache(self.pool, groups)
+        return Resident(command.model, opened, loaded, layouts, groups, prefix, Grammars(command.files))
 
     def _longest(self, layouts: tuple[BlockLayout, ...], most: int) -> int:
         """The most tokens, up to ``most``, for which one sequence alone finds blocks. OutOfMemory when none fits."""

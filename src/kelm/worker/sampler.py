@@ -2,7 +2,7 @@
 
     mask (grammar, banned, stop tokens before min_tokens) -> logit bias -> penalties
     temperature 0: the largest, the lowest id among equals
-    else: temperature -> min-p -> top-k -> top-p -> inverse of the cumulative distribution at uniform(seed, choice,
+    else: temperature -> min-p and top-k -> top-p -> inverse of the cumulative distribution at uniform(seed, choice,
     position), ids in ascending order
 
 The order and the meaning of each are vLLM's (v1/sample/sampler.py), except that equals at top-p's edge go by id.
@@ -27,30 +27,36 @@ def choose(logits: NDArray[np.float32], sequence: Sequence) -> int:
 
     Raises WorkerFailed when the model's output is not finite, InvalidRequest when masks leave no token.
     """
-    if not np.isfinite(logits.max()):
+    best = int(logits.argmax())
+    if not np.isfinite(logits[best]):  # argmax finds a NaN first
         raise WorkerFailed("the model's output is not finite (NaN or infinity): no token can be chosen")
     sampling = sequence.generation.sampling
-    logits = _adjusted(logits, sequence)
-    if logits.max() == -np.inf:
-        raise InvalidRequest("no token may follow: grammar, banned and stop tokens together leave none")
+    adjusted = _adjusted(logits, sequence)
+    if adjusted is not logits:
+        best = int(adjusted.argmax())
+        if adjusted[best] == -np.inf:
+            raise InvalidRequest("no token may follow: grammar, banned and stop tokens together leave none")
     if sampling.temperature == 0:
-        return int(logits.argmax())
-    return draw(logits, sampling, uniform(sampling.seed, sequence.choice, len(sequence.known)))
+        return best
+    return draw(adjusted, sampling, uniform(sampling.seed, sequence.choice, len(sequence.known)))
 
 
 def draw(logits: NDArray[np.float32], sampling: Sampling, noise: float) -> int:
     """Sample from ``logits`` [vocab], temperature above 0, at ``noise`` in [0, 1)."""
+    ids: NDArray[np.int64] | None = None
+    if 0 < sampling.top_k < len(logits):
+        ids = np.flatnonzero(logits >= np.partition(logits, -sampling.top_k)[-sampling.top_k])
+        logits = logits[ids]
     with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to -inf
         weights = np.exp((logits.astype(np.float64) - logits.max()) / sampling.temperature)
     if sampling.min_p > 0:
         weights[weights < sampling.min_p] = 0
-    if 0 < sampling.top_k < len(weights):
-        weights[weights < np.partition(weights, -sampling.top_k)[-sampling.top_k]] = 0
     if sampling.top_p < 1:
         weights = _nucleus(weights, sampling.top_p)
     cumulative = np.cumsum(weights)
     total = cumulative[-1]
-    return int(np.searchsorted(cumulative, min(noise * total, np.nextafter(total, 0)), side="right"))
+    index = int(np.searchsorted(cumulative, min(noise * total, np.nextafter(total, 0)), side="right"))
+    return index if ids is None else int(ids[index])
 
 
 def _nucleus(weights: NDArray[np.float64], top_p: float) -> NDArray[np.float64]:
@@ -81,7 +87,7 @@ def _adjusted(logits: NDArray[np.float32], sequence: Sequence) -> NDArray[np.flo
         return logits
     logits = logits.copy()
     if sequence.grammar is not None:
-        sequence.grammar.apply(logits)
+        sequence.grammar.mask(logits)
     if banned:
         logits[[token for token in banned if token < len(logits)]] = -np.inf
     for token, bias in sampling.logit_bias.items():

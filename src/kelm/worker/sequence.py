@@ -20,7 +20,7 @@ from kelm.worker import penalties
 class GrammarState(Protocol):
     """What a grammar allows next, after the tokens accepted so far."""
 
-    def apply(self, logits: NDArray[np.float32]) -> None:
+    def mask(self, logits: NDArray[np.float32]) -> None:
         """Set what does not fit to -inf, in place."""
         ...
 

@@ -1,0 +1,16 @@
+"""One daemon for all tests of this folder that only talk to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from daemon_kit import Daemon, daemon, make_home
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    folder = tmp_path_factory.mktemp("served")
+    with daemon(make_home(folder)) as running:
+        yield running
