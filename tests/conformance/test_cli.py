@@ -137,6 +137,7 @@ def test_mistakes(kelm_: Kelm, folder: Path, tmp_path: Path) -> None:
     refused(kelm_("import", str(folder), "--name", "LLAMA"), 2, "only by case")
     refused(kelm_("run", "llama"), 2, "standard input is empty")
     refused(kelm_("ps"), 1, "no daemon runs at http://127.0.0.1:9", "kelm serve -d")
+    refused(kelm_("ps", KELM_PORT=""), 1, f"no daemon runs for {tmp_path}/home", "kelm serve -d")
     refused(kelm_("logs"), 1, "no log yet")
     refused(kelm_("list", KELM_HOME="/proc/nowhere"), 1, "/proc/nowhere")
     (tmp_path / "home" / "VERSION").write_text("99\n")
