@@ -3,7 +3,8 @@
     loader.py      files -> a loaded model: the only way in
     families.py    model_type -> spec and tensor names (decoders); encoder_families.py for encoders
     spec.py        what a decoder computes; encoder_spec.py for encoders
-    layout.py      which tensors a spec needs, and what checkpoints call them
+    layout.py      which tensors a spec needs; family_layouts.py what checkpoints call them; encoder_layout.py for encoders
+    heads.py       pooling, classifiers and masked LMs on an encoder; sentence.py sentence-transformers' settings
     weights.py     safetensors, checked against that before a byte is allocated
     decoder.py     the forward pass over paged KV (the Executor of batch.py); encoder.py for encoders
     batch.py       the contract with the worker; info.py what a model says of itself
