@@ -47,8 +47,9 @@ class Result:
     step: int
 
 
-def pretrain(recipe_path: Path, out: Path, *, fresh: bool = False, console: Console | None = None) -> Result:
-    """Train the recipe's model and write it to ``out``; continues an interrupted run unless ``fresh``.
+def pretrain(recipe_path: Path, out: Path | None = None, *, fresh: bool = False, console: Console | None = None) -> Result:
+    """Train the recipe's model and write it to ``out`` (default: ``model`` in the run's folder, ``.run/NAME`` beside
+    the recipe); continues an interrupted run unless ``fresh``.
 
     Ctrl-C ends it after the current step, at a checkpoint. Raises ConfigError for a bad recipe or generator."""
     console = console or Console(stderr=True)
@@ -72,6 +73,7 @@ def pretrain(recipe_path: Path, out: Path, *, fresh: bool = False, console: Cons
     if not finished:
         console.print(f"stopped at step {trainer.progress.step}; the same command goes on from here", highlight=False)
         return Result(None, run, trainer.progress.step)
+    out = out or run / "model"
     export(out, recipe, trainer.decoder, tokenizer)
     heldout = encoder.encode(list(documents.read(made.heldout)))
     measures = _measures(recipe, out, train, heldout, tokenizer.get_vocab_size())
