@@ -201,7 +201,7 @@ class ToyKernel:
         return [{"pid": process.pid, "model": process.request.model} for process in self.started]
 
     def resident(self) -> list[dict[str, Any]]:
-        return [{"name": model.name, "state": "resident"} for model in self.models.values()]
+        return [{"name": model.name, "state": "resident", "tasks": model.info.tasks} for model in self.models.values()]
 
     def worker(self) -> dict[str, Any]:
         return {"pid": 1, "state": "up"}

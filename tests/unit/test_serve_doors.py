@@ -455,11 +455,17 @@ async def test_special_tokens_in_a_text_are_text_but_one_alone_is_looked_up(
     assert eos not in among["tokens"]
 
 
-async def test_the_model_may_be_left_out_while_one_is_loaded(http: httpx.AsyncClient, kernel: ToyKernel) -> None:
-    assert (await refused(http, "/tokenize", prompt="a"))["param"] == "model"
-    kernel.models = {"toy": kernel.models["toy"]}
-    assert (await ok(http, "/tokenize", prompt="a"))["count"] == 1
+async def test_the_model_may_be_left_out_while_one_generates(
+    http: httpx.AsyncClient, kernel: ToyKernel, tmp_path: Path
+) -> None:
+    assert (await ok(http, "/tokenize", prompt="a"))["count"] == 1, "the others are encoders"
     assert (await http.get("/tokenizer_info")).json()["chat_template"]
+    kernel.models["two"] = toy_model(tmp_path / "two", "two:latest")
+    assert (await refused(http, "/tokenize", prompt="a"))["param"] == "model"
+    kernel.models = {"emb": kernel.models["emb"]}
+    assert (await ok(http, "/detokenize", tokens=[5]))["prompt"]
+    kernel.models = {}
+    assert (await refused(http, "/tokenize", prompt="a"))["param"] == "model"
 
 
 async def test_models(http: httpx.AsyncClient) -> None:

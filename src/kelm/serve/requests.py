@@ -174,7 +174,7 @@ class TokenizeRequest:
     REFUSED: ClassVar[dict[str, str]] = {}
 
     model: Annotated[str | None, _NAME] = None
-    """None: the one model that is resident."""
+    """None: the one model that is resident; see tokens.py."""
     prompt: Annotated[str | None, TEXT] = None
     messages: Annotated[list[Message] | None, Messages(limits.MESSAGES)] = None
     add_special_tokens: Annotated[bool, Flag()] = True
