@@ -22,6 +22,7 @@ from kelm.serve.server import bind, serve
 from kelm.store.manifest import Manifest
 from kelm.testing import tokenizers
 from kelm.text import chat
+from kelm.text.grammar import GrammarCompiler
 from kelm.text.stream import TextStream
 from kelm.text.tokenizer import Tokenizer
 from kelm.wire.messages import Loaded, TokenLogprobs
@@ -123,6 +124,9 @@ class ToyProcess:
 class ToyHelper:
     async def render_chat(self, files: dict[str, str], conversation: chat.Chat) -> list[int]:
         return chat.render(Tokenizer.load(files), conversation)
+
+    async def compile_grammar(self, files: dict[str, str], grammar: str) -> None:
+        GrammarCompiler.for_tokenizer(files).check(grammar)
 
 
 class ToyMetrics:

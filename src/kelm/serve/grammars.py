@@ -12,8 +12,8 @@ from pathlib import Path
 from kelm import limits
 from kelm.errors import ModelFormatError
 from kelm.serve.ports import Call, Model
+from kelm.text.grammar import FILE
 
-FILE = "grammar.lark"
 _KEPT = 64
 _known: dict[str, str] = {}
 """Path of a checkpoint's grammar -> its text, once it has compiled."""
