@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from kelm.apps import answer_grammar
 from kelm.apps.ask import Command, interpret, request
 from kelm.apps.commands import Node, Verb, verbs
+from kelm.errors import InvalidRequest
 
 PIECES = ["kelm", "kel", "m", " ps", " --", "models", " stop", " MODEL", " kill", "`", " ", "`kelm", "Use", "用", "elm"]
 
@@ -150,6 +151,9 @@ def test_a_placeholder_has_to_be_filled_in() -> None:
     assert str(filled) == "kelm stop 'my model; rm -rf /'"
     with pytest.raises(ValueError, match="NAME"):
         command.fill("NAME", "x")
+    for flag in ("--all", "-f", ""):
+        with pytest.raises(InvalidRequest, match="MODEL must not"):
+            command.fill("MODEL", flag)
 
 
 def test_values_of_flags_are_missing_too() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from kelm.apps import answer_grammar
 from kelm.apps.answer_grammar import PROGRAM
 from kelm.apps.commands import Node, Verb, verbs
+from kelm.errors import InvalidRequest
 
 MAX_TOKENS = 128
 DESTRUCTIVE = frozenset({"rm", "stop", "shutdown"})
@@ -44,9 +45,13 @@ class Command:
         return bool(ENDLESS.intersection(self.words[:1]))
 
     def fill(self, placeholder: str, value: str) -> Command:
-        """The command with ``value`` for a placeholder: one argument, whatever characters are in it."""
+        """The command with ``value`` for a placeholder: one argument, whatever characters are in it.
+
+        Raises InvalidRequest for what would be taken for a flag."""
         if placeholder not in self.missing:
             raise ValueError(f"{placeholder} is not missing in {self}")
+        if value.startswith("-") or not value:
+            raise InvalidRequest(f"{placeholder} must not be empty or begin with '-', got {value!r}", param=placeholder)
         words = tuple(value if word == placeholder else word for word in self.words)
         return replace(self, words=words, missing=tuple(name for name in self.missing if name != placeholder))
 
