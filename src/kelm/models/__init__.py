@@ -10,6 +10,7 @@
     batch.py       the contract with the worker; info.py what a model says of itself
     fallback.py    whatever else transformers can build, through hf_folder.py
 
-Never: imports code from a model's folder, or transformers (fallback.py and hf_folder.py do); knows a scheduler, a request or a tenant; makes the KV.
+Never: imports code from a model's folder; knows a scheduler, a request or a tenant; makes the KV. Only the fallback
+imports transformers.
 Imports: ops, errors, limits, wire. Imported by worker.
 """
