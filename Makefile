@@ -41,6 +41,7 @@ install: $(VENV)/.kelm  ## put kelm on PATH
 
 nano: $(VENV)/.kelm  ## train the embedded model again from its recipe (under 45 minutes on two cores)
 	$(BIN)/kelm pretrain recipes/nano/recipe.yaml --out src/kelm/data/models/nano
+	$(BIN)/python recipes/nano/write_grammar.py src/kelm/data/models/nano
 
 lint: $(VENV)/.dev  ## format check, lint, types
 	$(BIN)/ruff format --check .

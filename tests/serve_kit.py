@@ -125,8 +125,8 @@ class ToyHelper:
     async def render_chat(self, files: dict[str, str], conversation: chat.Chat) -> list[int]:
         return chat.render(Tokenizer.load(files), conversation)
 
-    async def compile_grammar(self, files: dict[str, str], text: str) -> None:
-        GrammarCompiler.for_tokenizer(files).check(text)
+    async def compile_grammar(self, files: dict[str, str], grammar: str) -> None:
+        GrammarCompiler.for_tokenizer(files).check(grammar)
 
 
 class ToyMetrics:
@@ -205,7 +205,7 @@ class ToyKernel:
         return [{"pid": process.pid, "model": process.request.model} for process in self.started]
 
     def resident(self) -> list[dict[str, Any]]:
-        return [{"name": model.name, "state": "resident"} for model in self.models.values()]
+        return [{"name": model.name, "state": "resident", "tasks": model.info.tasks} for model in self.models.values()]
 
     def worker(self) -> dict[str, Any]:
         return {"pid": 1, "state": "up"}

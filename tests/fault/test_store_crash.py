@@ -7,6 +7,7 @@ Nth system call that changes the disk fail; a file size limit cuts writes in hal
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -241,6 +242,24 @@ def test_synced_before_it_is_renamed_and_the_manifest_is_last(world: Path, monke
     assert max(events.index(("replace", blob)) for blob in blobs) < synced[0] < published
     assert ("fsync", str(home / "manifests")) in events[:published], "the new folder's own entry"
     assert ("fsync", str(home / "manifests" / "org--fresh")) in events[published:]
+
+
+def test_no_sweep_comes_between_a_staging_folder_and_its_lock(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, real_flock, free = world / "home", fcntl.flock, []
+
+    def flock(fd: int, operation: int) -> None:
+        if "/.staging/" in str(Path(f"/proc/self/fd/{fd}").readlink()) and not operation & fcntl.LOCK_NB:
+            with (home / "lock").open("r+") as other:
+                try:
+                    real_flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    free.append(True)
+                except BlockingIOError:
+                    free.append(False)
+        real_flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    ACTS["add"](world)
+    assert free == [False], "a sweep could take the store's lock here, and the folder for a dead one's"
 
 
 def test_two_writers_and_a_sweep_do_not_hurt_each_other(world: Path) -> None:

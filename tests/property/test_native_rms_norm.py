@@ -25,7 +25,9 @@ SCALES = [1.0, 1e-3, 1e4, 1e30, 1e-30, 1e-42]
 
 def test_the_extension_is_built_where_there_is_a_compiler() -> None:
     has_compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
-    assert native.available() or not has_compiler, "a compiler is here, kelm._native is not: run `make native`"
+    assert native.available() or not has_compiler, (
+        "a compiler is here, kelm._native is not: `make test` builds it, or `pip install -e .`"
+    )
 
 
 needs_native = pytest.mark.skipif(not native.available(), reason="installed without a C++ compiler")

@@ -166,7 +166,11 @@ def test_forced_text_is_cut_as_the_model_knows_it() -> None:
     for text in ("the quick", " quick brown", "模型 é", ""):
         ids = vocabulary(text.encode())
         assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
-    assert vocabulary(" quick brown") == tokenizer.encode("\x02 quick brown", add_special_tokens=False)[2:]
+    words = [text.decode() for text in vocabulary.tokens if 2 <= len(text) <= 4 and text.isalpha()]
+    texts = [first + second for first in words[:40] for second in words[:40]]
+    known = [tokenizer.encode("\x02" + text, add_special_tokens=False)[2:] for text in texts]
+    assert [vocabulary(text) for text in texts] == known
+    assert [vocabulary._greedy(text.encode()) for text in texts] != known
 
 
 def test_imports_no_torch() -> None:

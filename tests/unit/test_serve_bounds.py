@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import MISSING
 from dataclasses import fields as dataclass_fields
 from typing import Any, get_type_hints
@@ -203,6 +204,41 @@ def test_messages() -> None:
     refused(ChatRequest, "messages", [{"role": "user", "content": half}] * 2)
 
 
+WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+def test_structure() -> None:
+    """response_format, tools and tool_choice: what is taken in which form, and what is refused by name."""
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": [1]}, "strict": None}}
+    for value, kept in (
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, {"type": "object"}),
+        (schema, {"enum": [1]}),
+    ):
+        assert fields.parse(ChatRequest, body_of(ChatRequest, response_format=value)).response_format == kept
+    for value in (1, [], {}, {"type": "text", "x": 1}, {"type": []}, {"type": "json_object", "json_schema": {}},
+                  {"type": "json_schema", "json_schema": {"name": "é", "schema": {}}}):  # fmt: skip
+        assert refused_by(ChatRequest, "response_format", value)
+    strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+    assert fields.parse(ChatRequest, body_of(ChatRequest, tools=[strict])).tools == (WEATHER,)
+    for value in (1, {}, [], [1], [WEATHER] * 2, [{**WEATHER, "x": 1}], [{"type": "function", "function": {}}],
+                  [{"type": "function", "function": {"name": "x" * 65}}]):  # fmt: skip
+        assert refused_by(ChatRequest, "tools", value)
+    named = {"type": "function", "function": {"name": "weather"}}
+    for value, mode, name in (("none", "none", None), ("auto", "auto", None), (named, "required", "weather")):
+        choice = fields.parse(ChatRequest, body_of(ChatRequest, tool_choice=value)).tool_choice
+        assert (choice.mode, choice.name) == (mode, name)
+    for value in (1, [], {}, "any", {"type": "function"}, {"type": "allowed_tools", "allowed_tools": {}}):
+        assert refused_by(ChatRequest, "tool_choice", value)
+
+
+def refused_by(kind: type[Any], name: str, value: Any) -> bool:
+    """Whether the value is refused with a message that begins with the field's name."""
+    with pytest.raises(InvalidRequest) as caught:
+        fields.parse(kind, body_of(kind, **{name: value}))
+    return caught.value.message.removeprefix("unknown field ").startswith(name)
+
+
 def nested(depth: int, opening: str, closing: str) -> bytes:
     return (opening * depth + "1" + closing * depth).encode()
 
@@ -226,6 +262,18 @@ def test_strings_are_counted() -> None:
         check_shape(b"[" + b",".join([b'""'] * (most + 1)) + b"]")
 
 
+@pytest.mark.parametrize("pair", [b"[]", b"{}", b"[" * 60 + b"]" * 60])
+def test_lists_and_objects_are_counted(pair: bytes) -> None:
+    """A body full of brackets would hold the loop for seconds."""
+    most = int(limits.JSON_CONTAINERS.most)
+    each = len(pair) // 2
+    parse_json(b"[" + b",".join([pair] * ((most - 1) // each)) + b"]")
+    begin = time.perf_counter()
+    with pytest.raises(InvalidRequest, match=str(most)):
+        parse_json(b"[" + b",".join([pair] * (int(limits.BODY_BYTES.most) // (len(pair) + 1))) + b"]")
+    assert time.perf_counter() - begin < 2
+
+
 @pytest.mark.parametrize(
     "body",
     [b"{", b"nul", b"NaN", b"[NaN]", b"Infinity", b"-Infinity", b'{"a":1e999}', b"\xff", b'"\xff"', b'"\\ud800"',
@@ -241,7 +289,7 @@ def test_the_checks_are_the_only_ones() -> None:
     """Every class of check above has a test here."""
     tested = {Number, Text, Flag, OneOf, Only, ListOf, Ids, Documents, Prompts, Mapping}
     others = {type(check) for kind in TABLES for check in fields.table(kind).values()} - tested
-    assert {kind.__name__ for kind in others} == {"Messages", "Object"}
+    assert {kind.__name__ for kind in others} == {"Messages", "Object", "ResponseFormat", "Tools", "ToolChoices"}
     check: Check = fields.table(CompletionRequest)["stream_options"]
     for value in (True, [], {"include_usag": True}, {"include_usage": 1}, {"include_obfuscation": True}):
         with pytest.raises(InvalidRequest):

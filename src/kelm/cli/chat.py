@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from kelm.cli import daemon, loading, shelf
-from kelm.cli.client import Client, Json, find
+from kelm.cli.client import Client, Json, running
 from kelm.config import load_settings
 from kelm.errors import ContextTooLong, InvalidRequest, KelmError
 from kelm.store import Name
@@ -31,20 +31,17 @@ def run(model: str, prompt: str | None) -> None:
         prompt = sys.stdin.read().strip()
         if not prompt:
             raise InvalidRequest("standard input is empty: there is nothing to answer")
-    conversation = Conversation(_daemon_with(model), model)
+    conversation = Conversation(daemon_with(model), model)
     if prompt is None:
         _talk(conversation)
     else:
         _show(conversation.answer(prompt))
 
 
-def _daemon_with(model: str) -> Client:
+def daemon_with(model: str) -> Client:
     """The daemon, started if none runs, with the model in its memory, pulled if it is not here."""
-    settings = load_settings()
-    client = find(settings)
     shelf.ensure(model)
-    if not client.alive():
-        client = daemon.start({})
+    client = running(load_settings()) or daemon.start({})
     loading.bring_up(client, model)
     return client
 

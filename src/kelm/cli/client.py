@@ -104,16 +104,37 @@ class Client:
 
 
 def find(settings: Settings) -> Client:
-    """Where the daemon is: KELM_HOST and KELM_PORT when either is given, else where the daemon of KELM_HOME says it
-    listens, else the default address. Nobody may be there."""
+    """Where the daemon is: at KELM_HOST and KELM_PORT when either is given (a port of 0 is none; nobody may be there),
+    else where the daemon of KELM_HOME listens. Another home's on the default port is not taken for ours.
+
+    Raises Unavailable when neither is known.
+    """
+    given = {settings.sources["host"], settings.sources["port"]} != {"default"} and settings.port != 0
+    if given:
+        return Client(ANY_HOST.get(settings.host, settings.host), settings.port, settings.api_key)
+    ours = of_home(settings)
+    if ours is None:
+        raise Unavailable(f"no daemon runs for {settings.home}: start one with `kelm serve -d`")
+    return ours
+
+
+def running(settings: Settings) -> Client | None:
+    """The daemon, if it answers."""
+    try:
+        client = find(settings)
+    except Unavailable:
+        return None
+    return client if client.alive() else None
+
+
+def of_home(settings: Settings) -> Client | None:
+    """The daemon that runs for this KELM_HOME, wherever it listens; None when none does."""
     owner = daemonfile.owner(settings.home)
-    given = {settings.sources["host"], settings.sources["port"]} != {"default"}
-    if owner is not None and not given:
-        address = urlsplit(owner.address)
-        host, port = address.hostname or settings.host, address.port or settings.port
-    else:
-        host, port = settings.host, settings.port
-    return Client(ANY_HOST.get(host, host), port, settings.api_key)
+    if owner is None:
+        return None
+    address = urlsplit(owner.address)
+    host = address.hostname or settings.host
+    return Client(ANY_HOST.get(host, host), address.port or settings.port, settings.api_key)
 
 
 def error_of(status: int, body: Json) -> KelmError:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kelm.cli.client import Client, find
+from kelm.cli.client import Client, find, of_home
 from kelm.cli.logs import log_path, make_room
 from kelm.cli.ports import listener
 from kelm.clock import SYSTEM
@@ -95,17 +95,11 @@ def shutdown() -> None:
     client = find(settings)
     client.call("POST", "/admin/shutdown", {})
     deadline_s = SYSTEM.monotonic_s() + settings.drain_s + _ANSWER_S
-    while client.alive() or _is_ours(settings, client):
+    while client.alive() or of_home(settings) == client:
         if SYSTEM.monotonic_s() > deadline_s:
             raise Unavailable(f"the daemon at {client.url} was asked to end and is still there; see `kelm logs`")
         SYSTEM.sleep_s(_LOOK_S)
     print("the daemon has ended")
-
-
-def _is_ours(settings: Settings, client: Client) -> bool:
-    """Whether the daemon of this home still holds it, and is the one at ``client``."""
-    owner = daemonfile.owner(settings.home)
-    return owner is not None and owner.address == client.url
 
 
 def _refuse_second(settings: Settings) -> None:
@@ -130,27 +124,20 @@ def _bring_up(settings: Settings, model: str, failed: list[KelmError]) -> None:
     from kelm.cli import loading
 
     try:
-        while not (_opened(settings) and find(settings).ready()):
+        while (client := of_home(settings)) is None or not client.ready():
             SYSTEM.sleep_s(_LOOK_S)
-        loading.bring_up(find(settings), model)
+        loading.bring_up(client, model)
     except KelmError as error:
         failed.append(error)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _opened(settings: Settings) -> bool:
-    owner = daemonfile.owner(settings.home)
-    return owner is not None and owner.pid == os.getpid()
-
-
 def _wait_ready(settings: Settings, child: subprocess.Popen[bytes], log: Path, said_from: int) -> Client:
     deadline_s = SYSTEM.monotonic_s() + _START_S
     while child.poll() is None:
-        owner = daemonfile.owner(settings.home)
-        if owner is not None and owner.pid == child.pid:
-            client = find(settings)
-            if client.ready():
-                return client
+        client = of_home(settings)
+        if client is not None and client.ready():
+            return client
         if SYSTEM.monotonic_s() > deadline_s:
             child.terminate()
             raise Unavailable(f"the daemon was not ready after {_START_S:.0f} seconds; see `kelm logs`")

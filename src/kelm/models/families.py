@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from kelm.errors import ModelFormatError, UnsupportedModel
 from kelm.limits import HEAD_DIM, HEADS, LAYERS, POSITIONS, VOCAB, WIDTH
+from kelm.models.family_layouts import GEMMA, GPT2, LLAMA
 from kelm.models.fields import Fields
 from kelm.models.layout import Layout
 from kelm.models.rope_config import read_rope, stretched_tokens
@@ -211,55 +212,18 @@ def _gpt2(config: Fields) -> DecoderSpec:
     )
 
 
-_LLAMA = Layout(
-    prefixes=("model.",),
-    embed="embed_tokens",
-    layer="layers.{}.",
-    attention_norm="input_layernorm",
-    qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    out="self_attn.o_proj",
-    mlp_norm="post_attention_layernorm",
-    up=("mlp.gate_proj", "mlp.up_proj"),
-    down="mlp.down_proj",
-    final_norm="norm",
-    q_norm="self_attn.q_norm",
-    k_norm="self_attn.k_norm",
-)
-_GEMMA = replace(
-    _LLAMA,
-    mlp_norm="pre_feedforward_layernorm",
-    post_attention_norm="post_attention_layernorm",
-    post_mlp_norm="post_feedforward_layernorm",
-)
-_GPT2 = Layout(
-    prefixes=("transformer.", ""),
-    embed="wte",
-    positions="wpe",
-    layer="h.{}.",
-    attention_norm="ln_1",
-    qkv=("attn.c_attn",),
-    out="attn.c_proj",
-    mlp_norm="ln_2",
-    up=("mlp.c_fc",),
-    down="mlp.c_proj",
-    final_norm="ln_f",
-    transposed=True,
-    ignored=("attn.bias", "attn.masked_bias"),
-)
-
-
 def _max_positions(default: int) -> Callable[[Fields], int]:
     return lambda config: stretched_tokens(config, config.integer("max_position_embeddings", POSITIONS, default))
 
 
 FAMILIES: dict[str, Family] = {
-    "llama": Family("LlamaForCausalLM", _llama, _LLAMA, _max_positions(2048)),
-    "mistral": Family("MistralForCausalLM", _mistral, _LLAMA, _max_positions(131072)),
-    "qwen2": Family("Qwen2ForCausalLM", _qwen2, _LLAMA, _max_positions(32768)),
-    "qwen3": Family("Qwen3ForCausalLM", _qwen3, _LLAMA, _max_positions(32768)),
-    "gemma2": Family("Gemma2ForCausalLM", _gemma2, _GEMMA, _max_positions(8192)),
-    "gemma3_text": Family("Gemma3ForCausalLM", _gemma3, _GEMMA, _max_positions(131072)),
-    "gpt2": Family("GPT2LMHeadModel", _gpt2, _GPT2, lambda config: config.integer("n_positions", POSITIONS, 1024)),
+    "llama": Family("LlamaForCausalLM", _llama, LLAMA, _max_positions(2048)),
+    "mistral": Family("MistralForCausalLM", _mistral, LLAMA, _max_positions(131072)),
+    "qwen2": Family("Qwen2ForCausalLM", _qwen2, LLAMA, _max_positions(32768)),
+    "qwen3": Family("Qwen3ForCausalLM", _qwen3, LLAMA, _max_positions(32768)),
+    "gemma2": Family("Gemma2ForCausalLM", _gemma2, GEMMA, _max_positions(8192)),
+    "gemma3_text": Family("Gemma3ForCausalLM", _gemma3, GEMMA, _max_positions(131072)),
+    "gpt2": Family("GPT2LMHeadModel", _gpt2, GPT2, lambda config: config.integer("n_positions", POSITIONS, 1024)),
 }
 
 

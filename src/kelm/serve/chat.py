@@ -23,7 +23,7 @@ async def answer(call: Call, body: ChatRequest) -> Response:
     max_tokens = _check(body)
     model = await call.kernel.resolve(body.model)
     ids = await render(call.kernel, model, forms.chat(body))
-    prompt = _Prompt(model, ids, max_tokens, await forms.of(call.kernel, model, body))
+    prompt = _Prompt(model, ids, max_tokens, await forms.of(call, model, body))
     run = Run(call.kernel, [await _generation(call, body, prompt)])
     shape = _Shape(call, body, prompt)
     if body.stream:
@@ -69,9 +69,12 @@ async def _generation(call: Call, body: ChatRequest, prompt: _Prompt) -> Generat
             body,
             model,
             await sampling.defaults(model),
-            max_tokens=room(model, len(prompt.ids), prompt.max_tokens, None, "messages"),
-            logprobs=(top, body.prompt_logprobs),
-            grammar=prompt.form.grammar,
+            sampling.Frame(
+                max_tokens=room(model, len(prompt.ids), prompt.max_tokens, None, "messages"),
+                logprobs=top,
+                prompt_logprobs=body.prompt_logprobs,
+                grammar=prompt.form.grammar,
+            ),
         ),
         n=body.n,
         stop=body.stop,

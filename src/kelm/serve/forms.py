@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from kelm import limits
 from kelm.errors import InvalidRequest, UnsupportedModel
-from kelm.serve.ports import Kernel, Model
+from kelm.serve import grammars
+from kelm.serve.ports import Call, Model
 from kelm.serve.requests import ChatRequest
 from kelm.serve.structure import ToolChoice
 from kelm.text import call_format
@@ -49,12 +50,12 @@ def check(body: ChatRequest) -> None:
     if body.response_format is None and choice.mode != "required":
         return
     what = "tool_choice" if choice.mode == "required" else "response_format"
-    for name, contradicts in (("ignore_eos", body.ignore_eos), ("min_tokens", body.min_tokens > 0)):
-        if contradicts:
-            raise InvalidRequest(f"{name} does not go with {what}: its form says where the answer ends", param=name)
+    for name, given in (("grammar", body.grammar), ("ignore_eos", body.ignore_eos), ("min_tokens", body.min_tokens)):
+        if given:
+            raise InvalidRequest(f"{name} does not go with {what}, which says what the answer is", param=name)
 
 
-async def of(kernel: Kernel, model: Model, body: ChatRequest) -> Form:
+async def of(call: Call, model: Model, body: ChatRequest) -> Form:
     """The form of ``body``'s answer, its grammar compiled once in the helper.
 
     Raises InvalidRequest naming response_format or tools when no text can meet a schema or it is over the bounds.
@@ -62,7 +63,7 @@ async def of(kernel: Kernel, model: Model, body: ChatRequest) -> Form:
     choice = _choice(body)
     reads = bool(body.tools) and choice.mode != "none"
     form = call_format.of_templates(model.tokenizer.chat_templates)
-    grammar = await _grammar(kernel, model, body, form)
+    grammar = await _grammar(call, model, body, form)
     if not reads:
         return Form(grammar)
     names = frozenset(call_format.names(body.tools)) if choice.name is None else frozenset([choice.name])
@@ -75,11 +76,11 @@ async def of(kernel: Kernel, model: Model, body: ChatRequest) -> Form:
     )
 
 
-async def _grammar(kernel: Kernel, model: Model, body: ChatRequest, form: CallFormat) -> str | None:
+async def _grammar(call: Call, model: Model, body: ChatRequest, form: CallFormat) -> str | None:
     choice = _choice(body)
     answer = None if choice.mode == "required" else body.response_format
     if answer is None and choice.mode != "required":
-        return None
+        return await grammars.of_chat(call, model, body.grammar)
     field = "tools" if answer is None else "response_format"
 
     def write() -> str:
@@ -92,7 +93,7 @@ async def _grammar(kernel: Kernel, model: Model, body: ChatRequest, form: CallFo
 
     try:
         grammar = await asyncio.to_thread(write)  # a schema may be long
-        await kernel.helper.compile_grammar(model.files, grammar)
+        await call.kernel.helper.compile_grammar(model.files, grammar)
     except UnsupportedModel:
         raise
     except InvalidRequest as error:

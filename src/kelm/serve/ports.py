@@ -53,7 +53,7 @@ class Process(Protocol):
 
 
 class Helper(Protocol):
-    """The killable process that renders templates and compiles grammars for the first time."""
+    """The killable process that renders templates and compiles grammars."""
 
     async def render_chat(self, files: dict[str, str], chat: Chat) -> list[int]: ...
 

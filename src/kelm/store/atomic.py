@@ -42,17 +42,13 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file ``path`` against every other process and thread; yields False if it is taken and ``wait``
-    is False. The lock goes with the process that dies, and the file stays."""
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path`` against every other process and thread. The lock goes with a process that dies, and
+    the file stays."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(fd)
 

@@ -73,7 +73,7 @@ def pull(store: Store, name: Name, progress: Progress) -> Manifest:
     Unauthorized (gated), ModelFormatError (a file is malformed, or not what the hub says), StoreError (network, disk).
     """
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the progress says enough
-    with _hub_errors(name):
+    with _hub_errors(store, name):
         snapshot = _snapshot(name)
         existing = _existing(store, name, snapshot)
         if existing is not None:
@@ -193,7 +193,7 @@ def _verify(file: str, path: Path, staged: Staged, wanted: HubFile) -> None:
 
 
 @contextmanager
-def _hub_errors(name: Name) -> Iterator[None]:
+def _hub_errors(store: Store, name: Name) -> Iterator[None]:
     repo, endpoint = name.repo_id, constants.ENDPOINT
     try:
         yield
@@ -202,7 +202,7 @@ def _hub_errors(name: Name) -> Iterator[None]:
             f"{repo} is gated: accept its terms at {endpoint}/{repo}, then set HF_TOKEN to a token that may read it"
         ) from None
     except RepositoryNotFoundError:
-        near = did_you_mean(repo, _search(name))
+        near = did_you_mean(repo, [*(known.repo_id for known in store.names()), *_search(name)])
         hint = near or "; if it is private, set HF_TOKEN"
         raise ModelNotFound(f"there is no model {repo} on the hub ({endpoint}){hint}", param="model") from None
     except RevisionNotFoundError:

@@ -19,7 +19,6 @@ from kelm.text.spec import Added
 from kelm.text.splitter import pattern_of
 
 _PRIVATE = range(0xE000, 0xF8FF)
-Span = tuple[int, int]
 
 
 class Marks:
@@ -63,33 +62,22 @@ class Marks:
         return [part for part in parts if part != ""]
 
     def _mark(self, text: str, prose: bool) -> str:
-        kept: list[Span] = []
         inserts: list[tuple[int, bool, str]] = []
-        for (start, end), alone in self._occurrences(text):
-            if end - start == 1 or (alone and not self._special[text[start:end]]):
-                kept.append((start, end))
-                inserts.append((start, True, self._text_follows))
+        starts, ends = [0], []
+        match = self._token.search(text)
+        while match:  # overlapping ones too
+            at = match.start()
+            if len(match[0]) > 1 and self._special[match[0]]:
+                inserts.append((at + 1, False, self._break))
             else:
-                inserts.append((start + 1, False, self._break))
-                if text[start] in self._special:  # a token of one character can't be broken
-                    inserts.append((start, True, self._text_follows))
-        starts, ends = [0, *(end for _, end in kept)], [*(start for start, _ in kept), len(text)]
-        for start, end in zip(starts, ends, strict=True):
+                starts.append(match.end())
+                ends.append(at)
+            if text[at] in self._special or not self._special[match[0]]:  # one character can't be broken
+                inserts.append((at, True, self._text_follows))
+            match = self._token.search(text, at + 1)
+        for start, end in zip(starts, [*ends, len(text)], strict=True):
             inserts += ((at, False, self._break) for at in self._edges(text, start, end, prose))
         return _insert(text, sorted(inserts))
-
-    def _occurrences(self, text: str) -> Iterator[tuple[Span, bool]]:
-        """Every place where a token begins, and whether no other one touches it."""
-        found: list[Span] = []
-        match = self._token.search(text)
-        while match:
-            found.append(match.span())
-            match = self._token.search(text, match.start() + 1)
-        covered = 0
-        for i, (start, end) in enumerate(found):
-            following = found[i + 1][0] if i + 1 < len(found) else len(text)
-            yield (start, end), covered <= start and end <= following
-            covered = max(covered, end)
 
     def _edges(self, text: str, start: int, end: int, prose: bool) -> Iterator[int]:
         """Where to break text[start:end] off what the template may put beside it, spaces stripped or not."""
