@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import enum
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import instructor
@@ -356,3 +360,23 @@ def test_instructor_streams(client: openai.OpenAI) -> None:
     )
     assert len(parts) > 3
     User.model_validate(parts[-1].model_dump())
+
+
+@pytest.mark.parametrize("model", ["plain", "hermes", "llama"])
+def test_the_example(structured: Daemon, model: str) -> None:
+    """As a user would run it."""
+    example = Path(__file__).parents[2] / "examples" / "structured.py"
+    assert len(example.read_text().splitlines()) < 80
+    done = subprocess.run(
+        [sys.executable, str(example), model],
+        env={**os.environ, "OPENAI_BASE_URL": structured.url + "/v1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert said["ticket"].startswith("Ticket(subject=")
+    assert said["finish"] == "tool_calls"
+    assert said["call"].startswith('weather {"city": "')
+    assert "answer" in said
