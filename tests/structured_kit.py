@@ -35,11 +35,22 @@ def write(folder: Path, template: str | None = None) -> Path:
     return folder
 
 
+def _mark_special(folder: Path) -> Path:
+    """The same, with the marks around calls as special tokens, which decoding leaves out."""
+    path = folder / "tokenizer.json"
+    file = json.loads(path.read_text())
+    for token in file["added_tokens"]:
+        token["special"] |= "tool_call" in token["content"]
+    path.write_text(json.dumps(file))
+    return folder
+
+
 @contextmanager
 def serving(folder: Path) -> Iterator[Daemon]:
-    """plain, hermes and llama: the same weights, three templates."""
+    """plain, hermes and llama: the same weights, three templates; marked: hermes with special tokens."""
     store = Store(folder / "home")
     for name, template in (("plain", None), ("hermes", HERMES), ("llama", LLAMA)):
         store.import_folder(write(folder / name, template), name)
+    store.import_folder(_mark_special(write(folder / "marked", HERMES)), "marked")
     with daemon(folder / "home") as running:
         yield running

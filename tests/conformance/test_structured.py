@@ -171,7 +171,7 @@ def ask(client: openai.OpenAI, model: str, **more: Any) -> ChatCompletion:
     return TypeAdapter(ChatCompletion).validate_json(answer.model_dump_json(exclude_unset=True))
 
 
-@pytest.mark.parametrize("model", ["plain", "hermes", "llama"])
+@pytest.mark.parametrize("model", ["plain", "hermes", "llama", "marked"])
 @pytest.mark.parametrize("named", [False, True])
 def test_calls_that_are_required(client: openai.OpenAI, model: str, named: bool) -> None:
     choice: Any = {"type": "function", "function": {"name": "weather"}} if named else "required"
