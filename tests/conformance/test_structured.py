@@ -380,3 +380,15 @@ def test_the_example(structured: Daemon, model: str) -> None:
     assert said["finish"] == "tool_calls"
     assert said["call"].startswith('weather {"city": "')
     assert "answer" in said
+
+
+def test_auto_reads_the_calls_that_the_model_makes(client: openai.OpenAI) -> None:
+    """The request's own grammar puts the words into the model's mouth; nothing else holds it to a call."""
+    words = 'Let me look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+    said: Any = {"max_tokens": 200, "extra_body": {"grammar": f"start: {json.dumps(words)}"}}
+    choice = ask(client, "hermes", **said).choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me look.")
+    (call,) = choice.message.tool_calls
+    assert (call.function.name, call.function.arguments) == ("weather", '{"city": "Oslo"}')
+    none = ask(client, "hermes", tool_choice="none", **said).choices[0]
+    assert (none.finish_reason, none.message.content, none.message.tool_calls) == ("stop", words, None)
