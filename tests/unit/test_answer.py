@@ -34,8 +34,8 @@ def answer(only_calls: bool = False) -> Answer:
         (f"{CALL}\n{CALL}", "stop", "tool_calls", None, ['{"x": 1}', '{"x": 1}']),
         (CALL, "length", "length", None, ['{"x": 1}']),
         (f"{CALL}\n<tool_call>\n{{", "length", "length", "<tool_call>\n{", ['{"x": 1}']),
-        (CALL[:48], "stop", "stop", None, ['{"x": ']),
-        (CALL[:48], "length", "length", None, ['{"x": ']),
+        (CALL.partition("1}")[0], "stop", "stop", None, ['{"x": ']),
+        (CALL.partition("1}")[0], "length", "length", None, ['{"x": ']),
     ],
 )
 def test_how_it_ended_and_what_it_says(
