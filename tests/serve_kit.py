@@ -22,6 +22,7 @@ from kelm.serve.server import bind, serve
 from kelm.store.manifest import Manifest
 from kelm.testing import tokenizers
 from kelm.text import chat
+from kelm.text.grammar import GrammarCompiler
 from kelm.text.stream import TextStream
 from kelm.text.tokenizer import Tokenizer
 from kelm.wire.messages import Loaded, TokenLogprobs
@@ -124,6 +125,9 @@ class ToyHelper:
     async def render_chat(self, files: dict[str, str], conversation: chat.Chat) -> list[int]:
         return chat.render(Tokenizer.load(files), conversation)
 
+    async def compile_grammar(self, files: dict[str, str], grammar: str) -> None:
+        GrammarCompiler.for_tokenizer(files).check(grammar)
+
 
 class ToyMetrics:
     content_type = "text/plain; version=0.0.4"
@@ -201,7 +205,7 @@ class ToyKernel:
         return [{"pid": process.pid, "model": process.request.model} for process in self.started]
 
     def resident(self) -> list[dict[str, Any]]:
-        return [{"name": model.name, "state": "resident"} for model in self.models.values()]
+        return [{"name": model.name, "state": "resident", "tasks": model.info.tasks} for model in self.models.values()]
 
     def worker(self) -> dict[str, Any]:
         return {"pid": 1, "state": "up"}

@@ -15,11 +15,20 @@ from replies import CHAT, DECLINE
 
 HERE = Path(__file__).parent / "phrases"
 LANGUAGES = ("en", "zh")
+ON_TOPIC = ("slots", "frames", "needs")
 NEED_WEIGHTS = {"ps_json": 0.35, "list_json": 0.35, "restart": 0.5, "run_once": 0.8, "version": 0.7, "ask": 0.7}
 """Needs are drawn evenly but for these."""
 KINDS = {"need": 0.55, "contrast": 0.05, "explain": 0.05, "off": 0.3, "chat": 0.05}
-SYSTEM = ["You are a helpful assistant.", "You are a helpful AI assistant.", "You are Kelm's helper.", "Be brief.",
-          "Answer in one sentence.", "You are an expert system administrator.", "你是一个有用的助手。", "请简短回答。"]  # fmt: skip
+SYSTEM = [
+    "You are a helpful assistant.",
+    "You are a helpful AI assistant.",
+    "You are Kelm's helper.",
+    "Be brief.",
+    "Answer in one sentence.",
+    "You are an expert system administrator.",
+    "你是一个有用的助手。",
+    "请简短回答。",
+]
 
 Turn = tuple[str, str]
 
@@ -48,7 +57,7 @@ class Corpus:
         self._off: dict[str, Phrases] = {}
         for lang in LANGUAGES:
             phrases = Phrases(made)
-            for name in ("slots", "frames", "needs"):
+            for name in (*ON_TOPIC, "explain"):
                 phrases.read(HERE / f"{name}.{lang}.txt")
             self._questions[lang] = Questions(phrases, lang, SEEING)
             self._off[lang] = Phrases(made)
@@ -88,9 +97,8 @@ class Corpus:
         if rng.random() < 0.7:
             need = rng.choice(list(TABLE))
             need = "shutdown" if need == "restart" else need
-            return _explain(_bare(need), lang, rng), answer(need, lang)
-        a, b = _bare(one), _bare(other)
-        return _compare(a, b, lang, rng), contrast(one, other, lang)
+            return self._questions[lang].explain(_bare(need), rng), answer(need, lang)
+        return self._questions[lang].compare(_bare(one), _bare(other), rng), contrast(one, other, lang)
 
     def _off_turn(self, lang: str, rng: Random) -> Turn:
         lines = self._off[lang].lines("off", held_out=self.held_out, kinds="Q")
@@ -109,37 +117,9 @@ def _bare(need: str) -> str:
     return " ".join(part for part in TABLE[need].command.split() if not part.strip('"').isupper())
 
 
-def _explain(command: str, lang: str, rng: Random) -> str:
-    quoted = rng.choice([command, command, f"`{command}`", f'"{command}"', command.removeprefix("kelm ")])
-    if lang == "en":
-        frames = ["what does {} do", "what is {} for", "explain {}", "{} - what is that", "when do I use {}", "{}?",
-                  "what happens when I type {}", "meaning of {}", "tell me about {}", "usage of {}", "how does {} work",
-                  "what's {} good for", "how do I use {}", "help with {}", "describe {}"]  # fmt: skip
-    else:
-        frames = ["{}是什么意思", "{}是干什么的", "{}有什么用", "解释一下{}", "{}怎么用", "什么时候用{}", "{}的作用是什么",
-                  "{}是做什么用的", "{}命令的用法", "说说{}", "{}会做什么", "{}?", "介绍一下{}命令"]  # fmt: skip
-    return rng.choice(frames).format(quoted)
-
-
-def _compare(one: str, other: str, lang: str, rng: Random) -> str:
-    if lang == "en":
-        frames = ["what's the difference between {} and {}", "{} or {}?", "{} vs {}", "how does {} differ from {}",
-                  "is {} the same as {}", "compare {} with {}", "when {} and when {}", "{} versus {}, which is what"]  # fmt: skip
-    else:
-        frames = [
-            "{}和{}有什么区别",
-            "{}跟{}有什么不同",
-            "{}和{}一样吗",
-            "{}还是{}",
-            "{}与{}的区别",
-            "{} 和 {} 分别干什么",
-        ]
-    return rng.choice(frames).format(one, other)
-
-
 def _vocabulary() -> set[str]:
     """Every English word of the on-topic phrases: off-topic fillers must not contain them."""
-    texts = [path.read_text(encoding="utf-8") for path in HERE.glob("*.en.txt") if not path.name.startswith("off")]
+    texts = [(HERE / f"{name}.en.txt").read_text(encoding="utf-8") for name in ON_TOPIC]
     return {
         word for text in texts for word in text.lower().replace("|", " ").replace("(", " ").replace(")", " ").split()
     }

@@ -12,13 +12,18 @@ _MIXED = {
     "运行": ["run"], "删除": ["delete", "remove"], "版本": ["version"], "配置": ["config"], "卸载": ["unload"],
     "导入": ["import"], "命令": ["command"], "启动": ["start"], "关闭": ["close", "stop"], "查看": ["check", "show"],
     "聊天": ["chat"], "文件夹": ["folder"], "硬盘": ["disk"], "接口": ["API"], "请求": ["request"], "加载": ["load"],
-    "释放": ["free", "release"], "实时": ["realtime", "live"], "训练": ["train"], "帮助": ["help"], "守护进程": ["daemon"],
+    "释放": ["free", "release"], "实时": ["realtime", "live"], "训练": ["train"], "帮助": ["help"],
+    "守护进程": ["daemon"],
 }  # fmt: skip
 _ALIKE = {"的": "得", "得": "的", "载": "在", "再": "在", "在": "再", "做": "作", "样": "洋", "么": "吗", "里": "理",
           "型": "形", "志": "致", "口": "扣", "启": "起", "像": "象", "那": "哪", "哪": "那", "它": "他"}  # fmt: skip
 
 _SOUNDS = [a + b for a in "bdfgklmnprstvwz" for b in "aeiou"] + ["ing", "er", "ed", "s", "ly"]
-_COMMON = "的一是了我不人在他有这个上们来到时大地为子中你说生国年着就那和要她出也得里后自以会家可下而过天去能对小多然于心学么之都好看起发当没成只如事把还用第样道想作种开美总从无情己面最女但现前些所同日手又行意动方期它头经长儿回位分爱老因很给名法间斯知世什两次使身者被高已亲其进此话常与活正感"
+_COMMON = (
+    "的一是了我不人在他有这个上们来到时大地为子中你说生国年着就那和要她出也得里后自以会家可下而过天去能对"
+    "小多然于心学么之都好看起发当没成只如事把还用第样道想作种开美总从无情己面最女但现前些所同日手又行意动"
+    "方期它头经长儿回位分爱老因很给名法间斯知世什两次使身者被高已亲其进此话常与活正感"
+)
 """A word that nobody knows, or a common character out of place: the rest of a question has to carry its meaning."""
 _WIDE = str.maketrans(",?!;:~", "\uff0c\uff1f\uff01\uff1b\uff1a\uff5e")
 

@@ -79,6 +79,15 @@ class Questions:
         _, unwanted = self.need(other, rng, held_out, "V")
         return self.around(self._frame("neg", rng, V=wanted, W=unwanted), rng)
 
+    def explain(self, command: str, rng: Random) -> str:
+        """A question about a command that is named."""
+        quoted = rng.choice([command, command, f"`{command}`", f'"{command}"', command.removeprefix("kelm ")])
+        return self._phrases.pick("explain", rng).format(quoted)
+
+    def compare(self, one: str, other: str, rng: Random) -> str:
+        """A question about the difference of two commands."""
+        return self._phrases.pick("compare", rng).format(one, other)
+
     def around(self, text: str, rng: Random) -> str:
         """``text`` with an opener and a closer, sometimes."""
         if rng.random() < 0.25:

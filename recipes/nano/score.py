@@ -1,27 +1,35 @@
 """Scores a trained nano: ``python score.py MODEL_FOLDER QUESTIONS.jsonl [--show]``.
 
-Greedy, through `transformers`, every token masked by the grammar that `kelm ask` uses. Prints shares only;
---show lists the misses and is for questions of one's own, never for the held-out ones."""
+Greedy on Kelm's own engine (`kelm.LLM`), every token masked by the grammar of the command line, as `kelm ask` does.
+Prints shares. --show lists the misses: for questions of one's own, never for the held-out ones."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import llguidance
-import llguidance.torch
-import torch
-from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import typer.main
+
+from kelm import LLM
+from kelm.apps import answer_grammar
+from kelm.apps.ask import MAX_TOKENS
+from kelm.apps.commands import verbs
+from kelm.cli.main import app
+from kelm.library.params import SamplingParams
+from kelm.store import Store
+from kelm.text import chat
 
 CODE = re.compile(r"`([^`]*)`")
+Question = dict[str, Any]
 
 
-def names(answer: str, accept: list[str]) -> bool:
-    """Whether the first command in ``answer`` is one of ``accept``; arguments may stand between verb and flag."""
+def names(answer: str, accept: Sequence[str]) -> bool:
+    """Whether the first command in ``answer`` begins with one of ``accept``; arguments may stand before a flag."""
     found = CODE.search(answer)
     return found is not None and any(_begins(found.group(1).split(), prefix.split()) for prefix in accept)
 
@@ -37,55 +45,40 @@ def declined(answer: str) -> bool:
     return "`" not in answer and ("don't know" in answer or "不知道" in answer)
 
 
-class Greedy:
-    """A model folder decoded greedily under a grammar."""
-
-    def __init__(self, folder: Path, lark: str) -> None:
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        raw = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._vocab = raw.get_vocab_size()
-        self._end = self._tokenizer.eos_token_id
-        self._guide = llguidance.LLTokenizer(raw.to_str(), eos_token=self._end)
-        self._lark = lark
-
-    @torch.no_grad()
-    def answer(self, question: str, limit: int = 128) -> str:
-        messages = [{"role": "user", "content": question}]
-        ids = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-        matcher, mask = (
-            llguidance.LLMatcher(self._guide, self._lark),
-            llguidance.torch.allocate_token_bitmask(1, self._vocab),
-        )
-        given, cache, step = len(ids), None, torch.tensor([ids])
-        while len(ids) - given < limit:
-            out = self._model(input_ids=step, past_key_values=cache, use_cache=True)
-            cache, logits = out.past_key_values, out.logits[0, -1:]
-            if matcher.is_error():
-                raise RuntimeError(f"the grammar failed: {matcher.get_error()}")
-            llguidance.torch.fill_next_token_bitmask(matcher, mask, 0)
-            llguidance.torch.apply_token_bitmask_inplace(logits, mask)
-            token = int(logits.argmax())
-            if token == self._end:
-                break
-            if not matcher.consume_token(token):
-                raise RuntimeError(f"the grammar stopped: {matcher.get_error()}")
-            ids.append(token)
-            step = torch.tensor([[token]])
-        return str(self._tokenizer.decode(ids[given:], skip_special_tokens=True))
+def invented(answer: str) -> list[str]:
+    """Commands named in ``answer``, in backticks or not, that the command line doesn't have; by a parse of its own."""
+    known = verbs(typer.main.get_command(app))
+    flags = {" ".join(verb.words): {flag for option in verb.options for flag in option.flags} for verb in known}
+    wrong = []
+    for code in re.findall(r"\bkelm((?: +[a-z-]+)+)", answer):
+        words = code.split()
+        verb = max((name for name in flags if words[: len(name.split())] == name.split()), key=len, default="")
+        rest = words[len(verb.split()) :]
+        if not all(word in flags[verb] for word in rest):
+            wrong.append(code.strip())
+    return wrong
 
 
-def score(answer: Callable[[str], str], questions: list[dict]) -> tuple[dict[str, float], list[tuple[dict, str]]]:
-    """Shares of commands named right and of off-topic questions declined, and the misses."""
-    misses, hits = [], {"command": [0, 0], "off_topic": [0, 0]}
-    for question in questions:
-        said = answer(question["question"])
-        right = declined(said) if question["kind"] == "off_topic" else names(said, question["accept"])
-        hits[question["kind"]][0] += right
-        hits[question["kind"]][1] += 1
-        if not right:
-            misses.append((question, said))
-    return {kind: good / max(1, total) for kind, (good, total) in hits.items()}, misses
+def answers(llm: LLM, questions: Sequence[Question]) -> list[str]:
+    """The model's reply to each question, all of them in one batch."""
+    grammar = answer_grammar.lark(verbs(typer.main.get_command(app)))
+    chats = [chat.Chat(messages=[{"role": "user", "content": question["question"]}]) for question in questions]
+    prompts = [chat.render(llm.tokenizer, one) for one in chats]
+    params = SamplingParams(temperature=0, max_tokens=MAX_TOKENS, grammar=grammar)
+    return [completion.text for completion in llm.generate(prompts, params)]
+
+
+def right(question: Question, answer: str) -> bool:
+    return declined(answer) if question["kind"] == "off_topic" else names(answer, question["accept"])
+
+
+def shares(questions: Sequence[Question], said: Sequence[str]) -> dict[str, float]:
+    """Commands named right, off-topic questions declined (of their kind), and the number of invented commands."""
+    found: dict[str, float] = {}
+    for kind in ("command", "off_topic"):
+        marks = [right(q, answer) for q, answer in zip(questions, said, strict=True) if q["kind"] == kind]
+        found[kind] = sum(marks) / max(1, len(marks))
+    return found | {"invented": sum(len(invented(answer)) for answer in said)}
 
 
 def main() -> None:
@@ -94,16 +87,14 @@ def main() -> None:
     parser.add_argument("questions", type=Path)
     parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
-    from tree import tree
-
-    from kelm.apps import answer_grammar
-    from kelm.apps.commands import verbs
-
     questions = [json.loads(line) for line in args.questions.read_text(encoding="utf-8").splitlines() if line]
-    shares, misses = score(Greedy(args.model, answer_grammar.lark(verbs(tree()))).answer, questions)
-    print(json.dumps(shares))
-    for question, said in misses if args.show else []:
-        print(f"{question['question']}\n    wanted {question['accept'] or 'a decline'}, got {said}")
+    with tempfile.TemporaryDirectory() as home:
+        Store(Path(home)).import_folder(args.model, "scored")
+        said = answers(LLM("scored", home=home), questions)
+    print(json.dumps(shares(questions, said)))
+    for question, answer in zip(questions, said, strict=True) if args.show else []:
+        if not right(question, answer):
+            print(f"{question['question']}\n    wanted {question['accept'] or 'a decline'}, got {answer}")
 
 
 if __name__ == "__main__":

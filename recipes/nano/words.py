@@ -12,7 +12,8 @@ _EMOJI = [(0x1F300, 0x1F5FF), (0x1F600, 0x1F64F), (0x1F680, 0x1F6C5), (0x1F910, 
 """Ranges that were full in Unicode 14, so that every Python from 3.11 on gives the same names."""
 _RADICALS = (0x2F00, 0x2FD5)
 _DULL = {"with", "and", "of", "the", "sign", "symbol", "face", "button", "for", "mark", "black", "white"}
-_ENDINGS = ["", "", "", "-7b", "-1b", "-3b", "-instruct", "-chat", "-v2", ":latest", ":v1", ":q4", "2", "3", "-mini", "-0.5b", "-base"]  # fmt: skip
+_ENDINGS = ["", "", "", "-7b", "-1b", "-3b", "-instruct", "-chat", "-v2", ":latest", ":v1", ":q4", "2", "3"]
+_ENDINGS += ["-mini", "-0.5b", "-base"]
 
 
 def things() -> list[str]:

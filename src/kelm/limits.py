@@ -106,6 +106,7 @@ BODY_BYTES = _int("body", 0, 32 * MIB, None, "bytes", "a batch of the longest pr
 HEADER_BYTES = _int("headers", 0, 64 * 1024, None, "bytes", "read before any check")
 JSON_DEPTH = _int("body", 0, 64, None, "levels", "recursion in parsers and templates")
 JSON_STRINGS = _int("body", 0, 1 << 18, None, "strings", "each is an object in memory, whatever it is for")
+JSON_CONTAINERS = _int("body", 0, 1 << 18, None, "lists and objects", "as the strings; counting depth walks over them")
 BODY_TIMEOUT_S = _num("body_timeout", 1, 3600, 60, "seconds", "until the whole body is here: dribbling holds memory")
 HEADER_TIMEOUT_S = _num("header_timeout", 1, 600, 10, "seconds", "until the headers are complete")
 LINGER_S = _num("linger", 0, 60, 1, "seconds", "what is still read, and dropped, from a client that was refused")

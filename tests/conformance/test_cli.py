@@ -22,7 +22,7 @@ from kelm.cli.ports import listener
 Kelm = Callable[..., subprocess.CompletedProcess[str]]
 COMMANDS = (
     *("run", "serve", "shutdown", "ps", "pull", "import", "list", "show"),
-    *("stop", "rm", "logs", "doctor", "config"),
+    *("stop", "rm", "logs", "ask", "doctor", "config", "pretrain"),
 )
 
 
@@ -191,6 +191,12 @@ def test_who_listens_on_a_port() -> None:
         found = listener(port)
         assert found is not None and found.pid == os.getpid() and "pytest" in found.command
     assert listener(port) is None
+
+
+def test_pretrain_refuses_a_bad_recipe(kelm_: Kelm, tmp_path: Path) -> None:
+    assert kelm_("pretrain", str(tmp_path / "none.yaml")).returncode == 2
+    (tmp_path / "recipe.yaml").write_text("nonsense: 1\n")
+    refused(kelm_("pretrain", str(tmp_path / "recipe.yaml")), 2, "nonsense")
 
 
 def test_a_closed_pipe_is_no_traceback(kelm_: Kelm, tmp_path: Path) -> None:

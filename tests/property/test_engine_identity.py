@@ -87,6 +87,7 @@ def test_a_restart_at_any_step_goes_on_identically(seed: int) -> None:
     again = resubmissions(requests, first.heard)
     second = make(tight(rng)).run(again)
     same(joined(first.heard, second), alone(make, requests))
+    assert not any(any(one.generated) for one in again if one.pid in second.prompts), "prompts reported twice"
     baseline(second)
 
 
@@ -141,3 +142,22 @@ def test_forks_share_the_prompt_and_copy_on_write() -> None:
     assert held[0] == 4 * full + 4 * window
     assert held[1] == 4 * full + 2 * window + 3 * (full + window)  # two fell out of the window, the last is copied
     assert held[-1] == 0
+
+
+def test_a_resumed_elder_takes_blocks_from_a_member_of_the_same_step() -> None:
+    """The younger one decodes, so it is placed first; then the elder's next chunk finds the pool dry."""
+    kind = EngineSettings(memory_bytes=1 << 20, kv_bytes=7 * 2048, slab_bytes=2048, step_tokens=17, poison=True)
+    sampling = Sampling(seed=1, max_tokens=100, temperature=1.0)
+    elder = Submit(pid=1, model="model", prompt=[5] * 300, sampling=Sampling(seed=1, max_tokens=3))
+    younger = Submit(pid=2, model="model", prompt=[6] * 8, sampling=sampling)
+
+    def disturb(driver: Driver, step: int) -> None:
+        if step == 12:
+            driver.engine.pause(elder.pid)
+            driver.engine.submit(younger)
+        if step == 12 + 70:
+            driver.engine.resume(elder.pid)
+
+    heard = make(kind).run([elder], between=disturb)
+    same(heard, alone(make, [elder, younger]))
+    assert heard.counters is not None and heard.counters.preemptions > 0

@@ -178,10 +178,11 @@ def test_the_engine_reports_what_was_cached() -> None:
     assert run(3, n=3) == 48
     assert run(4, salt=b"other") == 0
     assert run(5, sampling=Sampling(seed=0, max_tokens=1, prompt_logprobs=0)) == 0
+    assert run(7, prompt=prompt[:48]) == 32, "the last token is computed in any case"
     assert run(6, prompt=[*prompt, *driver.heard.tokens[(1, 0)], 7, 8]) == 48
     counters = driver.heard.counters
     assert counters is not None
-    assert counters.cached_tokens == 3 * 48
+    assert counters.cached_tokens == 3 * 48 + 32
     assert counters.blocks_free == counters.blocks_total
     assert len({tuple(driver.heard.tokens[(pid, 0)]) for pid in (1, 2, 3, 4)}) == 1
     assert driver.heard.prompts[5].entries[0] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import MISSING
 from dataclasses import fields as dataclass_fields
 from typing import Any, get_type_hints
@@ -224,6 +225,18 @@ def test_strings_are_counted() -> None:
     check_shape(b"[" + b",".join([b'"\\""'] * most) + b"]")
     with pytest.raises(InvalidRequest, match=str(most)):
         check_shape(b"[" + b",".join([b'""'] * (most + 1)) + b"]")
+
+
+@pytest.mark.parametrize("pair", [b"[]", b"{}", b"[" * 60 + b"]" * 60])
+def test_lists_and_objects_are_counted(pair: bytes) -> None:
+    """A body full of brackets would hold the loop for seconds."""
+    most = int(limits.JSON_CONTAINERS.most)
+    each = len(pair) // 2
+    parse_json(b"[" + b",".join([pair] * ((most - 1) // each)) + b"]")
+    begin = time.perf_counter()
+    with pytest.raises(InvalidRequest, match=str(most)):
+        parse_json(b"[" + b",".join([pair] * (int(limits.BODY_BYTES.most) // (len(pair) + 1))) + b"]")
+    assert time.perf_counter() - begin < 2
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 from kelm.errors import Overloaded, WorkerFailed
-from kelm.serve import classify
+from kelm.serve import classify, logprobs
+from kelm.wire.messages import TokenLogprobs
 from serve_kit import CONTEXT, ToyKernel, client_of, toy_app, toy_model
 
 
@@ -139,6 +141,18 @@ async def test_echo_with_logprobs_covers_prompt_and_answer(http: httpx.AsyncClie
 async def test_tokens_that_are_no_whole_character_are_shown_as_bytes(http: httpx.AsyncClient) -> None:
     answer = await ok(http, "/v1/completions", model="toy", prompt="龘", echo=True, logprobs=0, max_tokens=1)
     assert answer["choices"][0]["logprobs"]["tokens"][:3] == ["bytes:\\xe9", "bytes:\\xbe", "bytes:\\x98"]
+
+
+def test_top_logprobs_have_the_picked_token_too(kernel: ToyKernel) -> None:
+    """lm-eval compares it with the largest. Of tokens with the same text the likeliest counts."""
+    tokenizer = kernel.models["toy"].tokenizer
+    picked, *others = tokenizer.encode("xyz")
+    entry = TokenLogprobs(picked, -3.0, 4, [(others[0], -0.5), (others[1], -1.0), (others[0], -1.5)])
+    shape = logprobs.completion_logprobs(tokenizer, [entry], [0], 2)
+    assert shape["top_logprobs"] == [{"y": -0.5, "z": -1.0, "x": -3.0}]
+    assert shape["token_logprobs"] == [-3.0]
+    unlikely = TokenLogprobs(picked, -math.inf, 400, [])
+    assert logprobs.completion_logprobs(tokenizer, [unlikely], [0], 0)["token_logprobs"] == [-9999.0]
 
 
 async def test_prompt_logprobs_and_token_ids_in_vllms_shape(http: httpx.AsyncClient, kernel: ToyKernel) -> None:
@@ -441,11 +455,17 @@ async def test_special_tokens_in_a_text_are_text_but_one_alone_is_looked_up(
     assert eos not in among["tokens"]
 
 
-async def test_the_model_may_be_left_out_while_one_is_loaded(http: httpx.AsyncClient, kernel: ToyKernel) -> None:
-    assert (await refused(http, "/tokenize", prompt="a"))["param"] == "model"
-    kernel.models = {"toy": kernel.models["toy"]}
-    assert (await ok(http, "/tokenize", prompt="a"))["count"] == 1
+async def test_the_model_may_be_left_out_while_one_generates(
+    http: httpx.AsyncClient, kernel: ToyKernel, tmp_path: Path
+) -> None:
+    assert (await ok(http, "/tokenize", prompt="a"))["count"] == 1, "the others are encoders"
     assert (await http.get("/tokenizer_info")).json()["chat_template"]
+    kernel.models["two"] = toy_model(tmp_path / "two", "two:latest")
+    assert (await refused(http, "/tokenize", prompt="a"))["param"] == "model"
+    kernel.models = {"emb": kernel.models["emb"]}
+    assert (await ok(http, "/detokenize", tokens=[5]))["prompt"]
+    kernel.models = {}
+    assert (await refused(http, "/tokenize", prompt="a"))["param"] == "model"
 
 
 async def test_models(http: httpx.AsyncClient) -> None:

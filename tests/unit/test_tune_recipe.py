@@ -50,7 +50,7 @@ def test_a_good_recipe(tmp_path: Path) -> None:
 def test_unknown_keys_name_near_matches(tmp_path: Path, section: str) -> None:
     with pytest.raises(ConfigError, match="unknown key 'nothing_like_it'"):
         load(written(tmp_path, changed(section, nothing_like_it=1)))
-    with pytest.raises(ConfigError, match="did you mean .*warmup_steps"):
+    with pytest.raises(ConfigError, match=r"did you mean .*warmup_steps"):
         load(written(tmp_path, changed("train", warm_up_steps=1)))
 
 

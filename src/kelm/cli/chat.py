@@ -31,14 +31,14 @@ def run(model: str, prompt: str | None) -> None:
         prompt = sys.stdin.read().strip()
         if not prompt:
             raise InvalidRequest("standard input is empty: there is nothing to answer")
-    conversation = Conversation(_daemon_with(model), model)
+    conversation = Conversation(daemon_with(model), model)
     if prompt is None:
         _talk(conversation)
     else:
         _show(conversation.answer(prompt))
 
 
-def _daemon_with(model: str) -> Client:
+def daemon_with(model: str) -> Client:
     """The daemon, started if none runs, with the model in its memory, pulled if it is not here."""
     shelf.ensure(model)
     client = running(load_settings()) or daemon.start({})

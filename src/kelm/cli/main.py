@@ -191,6 +191,34 @@ def rm(models: Models) -> None:
         shelf.rm(model)
 
 
+@app.command()
+def ask(question: Annotated[str, typer.Argument(metavar="QUESTION", help="in English or Chinese")]) -> None:
+    """Ask which command does what you want.
+
+    The model that comes with Kelm answers, and offers to run the command that it names.
+    """
+    from kelm.cli import ask as asking
+
+    asking.ask(question, app)
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="a YAML file", exists=True, dir_okay=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="of the finished model [model/ beside RECIPE]")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="begin anew instead of going on")] = False,
+) -> None:
+    """Train a small model from a recipe.
+
+    Ctrl-C stops it at a checkpoint, and the same command goes on from there. `kelm import` takes the finished folder.
+    """
+    from kelm.cli import training
+
+    training.pretrain(recipe, out or recipe.parent / "model", fresh)
+
+
 @app.command("logs")
 def logs_(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as the log grows")] = False,

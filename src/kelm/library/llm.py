@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from kelm.library.runner import Ask, Runner
 from kelm.store import Manifest, Store
 from kelm.text import chat as chats
 from kelm.text.generation import read_defaults
+from kelm.text.grammar import FILE as GRAMMAR
 from kelm.text.tokenizer import Tokenizer
 from kelm.wire.messages import Encode, Load
 from kelm.worker.engine import Engine
@@ -60,6 +62,7 @@ class LLM:
         )
         self._engine = Engine(engine_settings, open_checkpoint, self._runner.report)
         self._own = _own_defaults(files)
+        self._grammar = Path(files[GRAMMAR]).read_text("utf-8") if GRAMMAR in files else None
         self.info = self._engine.load(Load(model=self.name, files=files, dtype=_dtype(chosen.dtype)))
 
     def generate(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[Completion]:
@@ -70,9 +73,13 @@ class LLM:
         return self._run(asks)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None) -> list[Completion]:
-        """The assistant's next message, n times, through the checkpoint's chat template."""
+        """The assistant's next message, n times, through the checkpoint's chat template, and masked by the grammar
+        that the checkpoint carries (grammar.lark) unless ``params`` has one."""
         prompt = chats.render(self.tokenizer, chats.Chat(messages=list(messages)))
-        return self._run([self._ask(prompt, params or SamplingParams(), None)])
+        params = params or SamplingParams()
+        if params.grammar is None and self._grammar is not None:
+            params = replace(params, grammar=self._grammar)
+        return self._run([self._ask(prompt, params, None)])
 
     def embed(self, texts: str | Sequence[str], *, normalize: bool = True) -> NDArray[np.float32]:
         """[len(texts), hidden]"""

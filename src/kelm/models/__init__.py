@@ -9,8 +9,9 @@
     weights.py     safetensors, checked against that before a byte is allocated
     decoder.py     the forward pass over paged KV (the Executor of batch.py); encoder.py for encoders
     batch.py       the contract with the worker; info.py what a model says of itself
+    fallback.py    whatever else transformers can build, through hf_folder.py
 
-Never: imports code from a model's folder; imports transformers for a native family (only fallback.py does); knows a
-scheduler, a request or a tenant; makes the KV.
+Never: imports code from a model's folder; imports transformers for a native family (fallback.py and hf_folder.py
+do for others); knows a scheduler, a request or a tenant; makes the KV.
 Imports: ops, store (safetensors headers), errors, limits, wire. Imported by worker.
 """

@@ -18,6 +18,7 @@ from kelm.models.info import ModelInfo
 from kelm.models.spec import DecoderSpec, LayerSpec
 from kelm.ops import paged
 from kelm.ops import reference as ops
+from kelm.ops.norms import rms_norm
 from kelm.ops.rope import Rope, RopeTable, rotate
 
 Layer = Mapping[str, Tensor]
@@ -127,7 +128,7 @@ class LoadedDecoder:
         weight, eps = w[f"{name}.weight"], self.spec.norm_eps
         if self.spec.norm == "layer":
             return ops.layer_norm(x, weight, w[f"{name}.bias"], eps)
-        return ops.rms_norm(x, weight, eps)
+        return rms_norm(x, weight, eps)
 
 
 def sub(weights: Mapping[str, Tensor], prefix: str) -> Layer:

@@ -75,16 +75,15 @@ def parse_json(body: bytes) -> Any:
 
 
 def check_shape(body: bytes) -> None:
-    """Depth and number of strings, with a handful of passes at C speed instead of a parser.
+    """Depth, and number of strings, lists and objects, with a handful of passes at C speed instead of a parser.
 
     Without escapes every second piece between quotes is outside of strings. Of that only brackets are kept, and
     each round takes the innermost pairs away: one round for each level.
     """
     bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    strings = bare.count(b'"') // 2
-    if strings > limits.JSON_STRINGS.most:
-        raise InvalidRequest(f"the body holds {strings} strings, the limit is {limits.JSON_STRINGS.most}", param="body")
+    _check_number(bare.count(b'"') // 2, limits.JSON_STRINGS)
     outside = b"".join(bare.split(b'"')[::2]).translate(_BRACKETS, _NOT_BRACKETS)
+    _check_number(len(outside) // 2, limits.JSON_CONTAINERS)
     depth = int(limits.JSON_DEPTH.most)
     for _ in range(depth):
         if not outside:
@@ -94,6 +93,11 @@ def check_shape(body: bytes) -> None:
         raise InvalidRequest(
             f"the body is nested deeper than {depth} levels, or its brackets don't match", param="body"
         )
+
+
+def _check_number(found: int, bound: limits.Bound) -> None:
+    if found > bound.most:
+        raise InvalidRequest(f"the body holds {found} {bound.unit}, the limit is {bound.most}", param="body")
 
 
 def _plain(error: Exception) -> str:

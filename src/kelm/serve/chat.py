@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from kelm.errors import InvalidRequest, UnsupportedField
 from kelm.kernel.requests import Chunk, Generation
-from kelm.serve import logprobs, replies, sampling
+from kelm.serve import grammars, logprobs, replies, sampling
 from kelm.serve.ports import Call, Json, Model
 from kelm.serve.prompts import render, room
 from kelm.serve.requests import ChatRequest
@@ -55,8 +55,12 @@ async def _generation(call: Call, body: ChatRequest, model: Model, ids: list[int
             body,
             model,
             await sampling.defaults(model),
-            max_tokens=room(model, len(ids), wanted, None, "messages"),
-            logprobs=(top, body.prompt_logprobs),
+            sampling.Frame(
+                max_tokens=room(model, len(ids), wanted, None, "messages"),
+                logprobs=top,
+                prompt_logprobs=body.prompt_logprobs,
+                grammar=await grammars.of_chat(call, model, body.grammar),
+            ),
         ),
         n=body.n,
         stop=body.stop,

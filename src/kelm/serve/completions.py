@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from kelm.errors import UnsupportedField
 from kelm.kernel.requests import Chunk, Generation
-from kelm.serve import logprobs, replies, sampling
+from kelm.serve import grammars, logprobs, replies, sampling
 from kelm.serve.inputs import Prompt
 from kelm.serve.ports import Call, Json, Model
 from kelm.serve.prompts import room, tokenize
@@ -28,6 +28,7 @@ async def answer(call: Call, body: CompletionRequest) -> Response:
     special = body.add_special_tokens
     prompts = [await tokenize(model, prompt, field="prompt", special=special) for prompt in body.prompt]
     own = await sampling.defaults(model)
+    await grammars.of_request(call, model, body.grammar)
     run = Run(call.kernel, [_generation(call, body, model, ids, own) for ids in prompts])
     shape = _Shape(call, body, model, prompts)
     if body.stream:
@@ -47,14 +48,17 @@ def _check(body: CompletionRequest) -> None:
 
 def _generation(call: Call, body: CompletionRequest, model: Model, ids: list[int], own: Json) -> Generation:
     wanted = [each for each in (body.prompt_logprobs, body.logprobs if body.echo else None) if each is not None]
-    max_tokens = room(model, len(ids), body.max_tokens, DEFAULT_MAX_TOKENS, "prompt")
+    frame = sampling.Frame(
+        max_tokens=room(model, len(ids), body.max_tokens, DEFAULT_MAX_TOKENS, "prompt"),
+        logprobs=body.logprobs,
+        prompt_logprobs=max(wanted, default=None),
+        grammar=body.grammar,
+    )
     return Generation(
         request_id=call.request_id,
         model=body.model,
         prompt=ids,
-        sampling=sampling.build(
-            body, model, own, max_tokens=max_tokens, logprobs=(body.logprobs, max(wanted, default=None))
-        ),
+        sampling=sampling.build(body, model, own, frame),
         n=body.n,
         stop=body.stop,
         include_stop=body.include_stop_str_in_output,

@@ -53,9 +53,11 @@ class Process(Protocol):
 
 
 class Helper(Protocol):
-    """The killable process that renders templates."""
+    """The killable process that renders templates and compiles grammars."""
 
     async def render_chat(self, files: dict[str, str], chat: Chat) -> list[int]: ...
+
+    async def compile_grammar(self, files: dict[str, str], grammar: str) -> None: ...
 
 
 class Metrics(Protocol):

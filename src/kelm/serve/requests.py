@@ -59,6 +59,8 @@ class SamplingFields:
     ignore_eos: Annotated[bool, Flag()] = False
     prompt_logprobs: Annotated[int | None, Number(limits.PROMPT_LOGPROBS)] = None
     return_token_ids: Annotated[bool, Flag()] = False
+    grammar: Annotated[str | None, Text(limits.GRAMMAR_BYTES)] = None
+    """llama.cpp's name; Lark in llguidance's dialect. None: the one that the checkpoint carries, for chat."""
     stream: Annotated[bool, Flag()] = False
     stream_options: Annotated[
         dict[str, bool] | None, Object({"include_usage": Flag(), "include_obfuscation": Only((False,))})
@@ -172,7 +174,7 @@ class TokenizeRequest:
     REFUSED: ClassVar[dict[str, str]] = {}
 
     model: Annotated[str | None, _NAME] = None
-    """None: the one model that is resident."""
+    """None: the one model that is resident; see tokens.py."""
     prompt: Annotated[str | None, TEXT] = None
     messages: Annotated[list[Message] | None, Messages(limits.MESSAGES)] = None
     add_special_tokens: Annotated[bool, Flag()] = True

@@ -6,31 +6,20 @@ Only the five fields that vLLM takes from generation_config.json are taken; valu
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import secrets
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kelm import limits
 from kelm.errors import InvalidRequest
 from kelm.limits import Bound
 from kelm.serve.ports import Json, Model
 from kelm.serve.prompts import check_vocabulary
 from kelm.serve.requests import SamplingFields
+from kelm.text.generation import BOUNDS, FILE, read_defaults
 from kelm.wire.messages import Sampling
 
-log = logging.getLogger(__name__)
-
-FILE = "generation_config.json"
-_BOUNDS: tuple[Bound, ...] = (
-    limits.TEMPERATURE,
-    limits.TOP_P,
-    limits.TOP_K,
-    limits.MIN_P,
-    limits.REPETITION_PENALTY,
-)
 _KEPT = 64
 _seen: OrderedDict[str, Json] = OrderedDict()
 
@@ -47,56 +36,43 @@ async def defaults(model: Model) -> Json:
     return _seen[path]
 
 
-def read_defaults(path: Path) -> Json:
-    """Sampling fields of a generation_config.json. A file that can't be read as such counts as empty."""
-    try:
-        with path.open("rb") as file:
-            config = json.loads(file.read(int(limits.CONFIG_BYTES.most)))
-    except (OSError, ValueError, RecursionError):
-        log.warning("generation_config_unreadable")
-        return {}
-    found = {}
-    for bound in _BOUNDS if isinstance(config, dict) else ():
-        value = config.get(bound.name)
-        if value is None:
-            continue
-        try:
-            bound.check(value)
-        except InvalidRequest as error:
-            log.warning("generation_config_ignored field=%s reason=%s", bound.name, error)
-            continue
-        found[bound.name] = value
-    return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """What a door knows beside the shared fields."""
+
+    max_tokens: int
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    grammar: str | None = None
 
 
-def build(
-    fields: SamplingFields, model: Model, own: Json, *, max_tokens: int, logprobs: tuple[int | None, int | None]
-) -> Sampling:
-    """The wire's form. ``own``: what ``defaults`` found; ``logprobs``: how many for the answer and for the prompt.
+def build(fields: SamplingFields, model: Model, own: Json, frame: Frame) -> Sampling:
+    """The wire's form. ``own``: what ``defaults`` found.
 
     Raises InvalidRequest when min_tokens passes max_tokens, or an id is outside the vocabulary.
     """
-    if fields.min_tokens > max_tokens:
+    if fields.min_tokens > frame.max_tokens:
         raise InvalidRequest(
-            f"min_tokens must not pass max_tokens ({max_tokens}), got {fields.min_tokens}", param="min_tokens"
+            f"min_tokens must not pass max_tokens ({frame.max_tokens}), got {fields.min_tokens}", param="min_tokens"
         )
     bias = fields.logit_bias or {}
     check_vocabulary(model, list(bias), "logit_bias")
     check_vocabulary(model, fields.stop_token_ids, "stop_token_ids")
     ends: tuple[int, ...] = () if fields.ignore_eos else tuple(model.tokenizer.eos_ids)
-    picked: Json = {bound.name: _first(getattr(fields, bound.name), own.get(bound.name), bound) for bound in _BOUNDS}
+    picked: Json = {bound.name: _first(getattr(fields, bound.name), own.get(bound.name), bound) for bound in BOUNDS}
     picked["top_k"] = max(0, picked["top_k"])
     return Sampling(
         **picked,
         seed=secrets.randbits(63) if fields.seed is None else fields.seed,
-        max_tokens=max_tokens,
+        max_tokens=frame.max_tokens,
         min_tokens=fields.min_tokens,
         presence_penalty=fields.presence_penalty,
         frequency_penalty=fields.frequency_penalty,
         logit_bias=bias,
         stop_token_ids=tuple(dict.fromkeys((*fields.stop_token_ids, *ends))),
-        logprobs=logprobs[0],
-        prompt_logprobs=logprobs[1],
+        logprobs=frame.logprobs,
+        prompt_logprobs=frame.prompt_logprobs,
+        grammar=frame.grammar,
     )
 
 

@@ -1,6 +1,7 @@
 """POST /tokenize, POST /detokenize, GET /tokenizer_info, in vLLM's shapes.
 
-``model`` may be left out while one model is resident, because vLLM's clients (lm-eval) leave it out.
+``model`` may be left out, because vLLM's clients (lm-eval) leave it out: it is then the one resident model, or the one
+among them that generates.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ async def answer_info(call: Call, model: str | None) -> Response:
 async def _model(call: Call, name: str | None) -> Model:
     if name is not None:
         return await call.kernel.resolve(name)
-    resident = [row["name"] for row in call.kernel.resident() if row["state"] == "resident"]
+    resident = [row for row in call.kernel.resident() if row["state"] == "resident"]
+    if len(resident) > 1:
+        resident = [row for row in resident if "generate" in row["tasks"]]
     if len(resident) != 1:
-        raise InvalidRequest(f"model is required: {len(resident)} models are loaded, not one", param="model")
-    return await call.kernel.resolve(resident[0])
+        raise InvalidRequest("model is required while not exactly one model is loaded", param="model")
+    return await call.kernel.resolve(resident[0]["name"])
 
 
 async def _ids(call: Call, model: Model, body: TokenizeRequest) -> list[int]:

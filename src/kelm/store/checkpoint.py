@@ -25,6 +25,7 @@ DATA_FILES: Mapping[str, int] = {
     CONFIG: _SMALL,
     "generation_config.json": _SMALL,
     "chat_template.jinja": _SMALL,
+    "grammar.lark": int(limits.GRAMMAR_BYTES.most),
     "modules.json": _SMALL,
     "1_Pooling/config.json": _SMALL,
     "sentence_bert_config.json": _SMALL,

@@ -13,7 +13,7 @@ from kelm.errors import InvalidRequest
 log = logging.getLogger(__name__)
 
 FILE = "generation_config.json"
-_BOUNDS = (limits.TEMPERATURE, limits.TOP_P, limits.TOP_K, limits.MIN_P, limits.REPETITION_PENALTY)
+BOUNDS = (limits.TEMPERATURE, limits.TOP_P, limits.TOP_K, limits.MIN_P, limits.REPETITION_PENALTY)
 
 
 def read_defaults(path: Path) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def read_defaults(path: Path) -> dict[str, Any]:
         log.warning("generation_config_unreadable")
         return {}
     found = {}
-    for bound in _BOUNDS if isinstance(config, dict) else ():
+    for bound in BOUNDS if isinstance(config, dict) else ():
         value = config.get(bound.name)
         if value is None:
             continue

@@ -22,6 +22,9 @@ from kelm.errors import InvalidRequest, UnsupportedModel
 from kelm.text.files import Files
 from kelm.text.tokenizer import Tokenizer
 
+FILE = "grammar.lark"
+"""A checkpoint's own grammar: what its chats are masked by when the request brings none."""
+
 
 def from_lark(source: str) -> str:
     """Grammar text of a Lark grammar (llguidance's dialect, docs/syntax.md there)."""

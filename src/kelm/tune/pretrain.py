@@ -42,13 +42,16 @@ BASELINE_DOCUMENTS = 400_000
 class Result:
     """A finished run, or one that was interrupted and can be continued (``folder`` is None)."""
 
+    name: str
     folder: Path | None
-    run_folder: Path
     step: int
 
 
-def pretrain(recipe_path: Path, out: Path, *, fresh: bool = False, console: Console | None = None) -> Result:
-    """Train the recipe's model and write it to ``out``; continues an interrupted run unless ``fresh``.
+def pretrain(
+    recipe_path: Path, out: Path | None = None, *, fresh: bool = False, console: Console | None = None
+) -> Result:
+    """Train the recipe's model and write it to ``out`` (default: ``model`` in the run's folder, ``.run/NAME`` beside
+    the recipe); continues an interrupted run unless ``fresh``.
 
     Ctrl-C ends it after the current step, at a checkpoint. Raises ConfigError for a bad recipe or generator."""
     console = console or Console(stderr=True)
@@ -71,7 +74,8 @@ def pretrain(recipe_path: Path, out: Path, *, fresh: bool = False, console: Cons
     write_curve(run / "curve.csv", trainer.progress.curve)
     if not finished:
         console.print(f"stopped at step {trainer.progress.step}; the same command goes on from here", highlight=False)
-        return Result(None, run, trainer.progress.step)
+        return Result(recipe.name, None, trainer.progress.step)
+    out = out or run / "model"
     export(out, recipe, trainer.decoder, tokenizer)
     heldout = encoder.encode(list(documents.read(made.heldout)))
     measures = _measures(recipe, out, train, heldout, tokenizer.get_vocab_size())
@@ -79,7 +83,7 @@ def pretrain(recipe_path: Path, out: Path, *, fresh: bool = False, console: Cons
     provenance.write(out, recipe, made, trainer.progress, facts | _machine())
     console.print(f"held-out bits per byte {measures['heldout_bits_per_byte']:.4f}, "
                   f"{BASELINE_ORDER}-gram Kneser-Ney {measures['kneser_ney_bits_per_byte']:.4f}")  # fmt: skip
-    return Result(out, run, trainer.progress.step)
+    return Result(recipe.name, out, trainer.progress.step)
 
 
 def _tokenizer(recipe: Recipe, made: Corpus) -> Tokenizer:

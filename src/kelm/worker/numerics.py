@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kelm.ops import native
+
 OPS = 1
 """Raised with every change of an op or of the sampler that can change a bit."""
 
@@ -22,7 +24,8 @@ def numerics_id(threads: int) -> str:
         torch = version("torch")
     except PackageNotFoundError:
         torch = "none"
-    return f"ops{OPS}-numpy{np.__version__}-torch{torch}-{_instruction_set()}-{threads}t"
+    norms = "native" if native.available() else "twin"
+    return f"ops{OPS}-{norms}-numpy{np.__version__}-torch{torch}-{_instruction_set()}-{threads}t"
 
 
 def _instruction_set() -> str:

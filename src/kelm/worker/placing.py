@@ -69,9 +69,16 @@ class Placer:
             sequences=self._settings.max_num_seqs,
             logit_rows=resident.logit_rows,
             free_bytes=self._residency.pool.free_bytes() + paused_blocks * block_bytes,
-            reserve_bytes=len(running) * block_bytes,
+            reserve_bytes=sum(self._short(sequence) for sequence in running),
             residents=len(running),
         )
+
+    def _short(self, sequence: Sequence) -> int:
+        """Bytes that a running sequence will soon want: for the rest of its known tokens, a block at least."""
+        layouts = self._residency.get(sequence.generation.model).layouts
+        assert sequence.tables is not None
+        rest = layouts[0].blocks_for(len(sequence.known)) - sequence.tables.blocks
+        return max(1, rest) * sum(layout.block_bytes for layout in layouts)
 
     def _holders(self) -> list[Sequence]:
         return [

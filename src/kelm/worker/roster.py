@@ -96,7 +96,6 @@ class Roster:
         generation.leader = heir if len(generation.choices) > 1 else None
         if leader.tables is not None:
             self.fork(leader, heir)
-        heir.seen = leader.seen
 
     def _release(self, resident: Resident, sequence: Sequence) -> None:
         if sequence.tables is None:
