@@ -18,7 +18,7 @@ LANGUAGES = ("en", "zh")
 ON_TOPIC = ("slots", "frames", "needs")
 NEED_WEIGHTS = {"ps_json": 0.35, "list_json": 0.35, "restart": 0.5, "run_once": 0.8, "version": 0.7, "ask": 0.7}
 """Needs are drawn evenly but for these."""
-KINDS = {"need": 0.55, "contrast": 0.05, "explain": 0.05, "off": 0.3, "chat": 0.05}
+KINDS = {"need": 0.53, "contrast": 0.05, "explain": 0.04, "off": 0.34, "chat": 0.04}
 SYSTEM = [
     "You are a helpful assistant.",
     "You are a helpful AI assistant.",

@@ -48,7 +48,7 @@ def typo(word: str, rng: Random) -> str:
 
 def english(text: str, rng: Random) -> str:
     words = text.split()
-    for _ in range(rng.choices([0, 1, 2], [0.8, 0.14, 0.06])[0]):
+    for _ in range(rng.choices([0, 1, 2], [0.74, 0.18, 0.08])[0]):
         at = rng.randrange(len(words))
         words[at] = typo(words[at], rng)
     if rng.random() < 0.1 and len(words) > 4:

@@ -72,7 +72,7 @@ class Phrases:
 
     def read(self, path: Path) -> None:
         section, is_slot = "", path.name.startswith("slots.")
-        for raw in path.read_text(encoding="utf-8").splitlines():
+        for raw in map(str.rstrip, path.read_text(encoding="utf-8").splitlines()):
             if not raw or raw.startswith("#"):
                 continue
             if raw.startswith("@"):

@@ -60,8 +60,11 @@ class Questions:
         kind, words = self.need(section, rng, held_out, "VNQ")
         wanted = self._framed(section, kind, words, rng)
         if rng.random() < 0.2:
-            return wanted.rstrip("?") + self._phrases.pick("join", rng) + situation
-        return situation + self._phrases.pick("join", rng) + wanted
+            situation, wanted = wanted.rstrip("?"), situation
+        return self._joined(situation + self._phrases.pick("join", rng), wanted)
+
+    def _joined(self, first: str, second: str) -> str:
+        return first + (" " if self._lang == "en" else "") + second
 
     def _framed(self, section: str, kind: str, words: str, rng: Random) -> str:
         if kind == "V":
@@ -91,7 +94,7 @@ class Questions:
     def around(self, text: str, rng: Random) -> str:
         """``text`` with an opener and a closer, sometimes."""
         if rng.random() < 0.25:
-            text = self._phrases.pick("before", rng) + text
+            text = self._joined(self._phrases.pick("before", rng), text)
         if rng.random() < 0.65 and text[-1:] not in "?.!。?!":
             text += self._phrases.pick("after", rng)
         return text

@@ -28,7 +28,8 @@ for await (const chunk of await client.chat.completions.create({ ...chat, ...opt
   usage = chunk.usage ?? usage;
 }
 assert.equal(said, answer.choices[0].message.content);
-assert.deepEqual(usage, answer.usage);
+assert.equal(usage.total_tokens, answer.usage.total_tokens);
+assert.equal(usage.completion_tokens, answer.usage.completion_tokens);
 
 const helper = client.chat.completions.stream(chat);
 assert.equal((await helper.finalMessage()).content, answer.choices[0].message.content);

@@ -40,6 +40,10 @@ from kelm.worker.settings import EngineSettings
 KIND = EngineSettings(memory_bytes=16 << 20, kv_bytes=1 << 20, slab_bytes=1 << 16, step_tokens=64)
 
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+"""pytest finds the package through a setting of its own."""
+
+
 class Worker:
     """A worker and our end of its socket."""
 
@@ -48,7 +52,9 @@ class Worker:
         self.socket.settimeout(30)
         with theirs:
             command = [sys.executable, "-m", module, *arguments(kind), str(theirs.fileno())]
-            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL, env=ENVIRONMENT
+            )
         self._reader: Reader[Report] = Reader(Report)
         self._reports: list[Report] = []
 
@@ -177,7 +183,7 @@ def test_no_orphan_when_its_parent_is_killed(tmp_path: Path) -> None:
         "time.sleep(100)\n"
     )
     flags = [sys.executable, "-m", "kelm.testing.hash_worker", *arguments(KIND), str(theirs.fileno())]
-    parent = subprocess.Popen([sys.executable, "-c", script, *flags], pass_fds=[theirs.fileno()])
+    parent = subprocess.Popen([sys.executable, "-c", script, *flags], pass_fds=[theirs.fileno()], env=ENVIRONMENT)
     theirs.close()
     ours.settimeout(30)
     hello = Reader[Report](Report).feed(ours.recv(1 << 16))[0]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import torch
@@ -60,6 +63,13 @@ def step(
         wanted.append(len(tokens) - 1)
     rows = np.arange(len(tokens)) if every_row else np.array(wanted)
     return executor.forward(Batch(np.array(tokens, dtype=np.int64), tuple(spans), rows.astype(np.int64)))
+
+
+def scratch() -> Path:
+    """A folder that lasts as long as the interpreter, for models shared by tests that are not all in one fixture."""
+    folder = Path(mkdtemp(prefix="kelm-parity-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def files_of(folder: Path) -> dict[str, str]:

@@ -8,15 +8,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from decoder_configs import CONFIGS, build
-from parity_kit import Arena, save, step
+from parity_kit import Arena, save, scratch, step
 
 from kelm.errors import KelmError
 from kelm.models.families import FAMILIES
@@ -33,7 +31,7 @@ LITERALS = {"norm": get_args(Norm), "activation": get_args(Activation)}
 def reference(family: str, seed: int) -> tuple[dict[str, str], np.ndarray]:
     model = build(family, seed)
     with torch.no_grad():
-        return save(model, Path(mkdtemp(prefix="kelm-mutants-"))), model(IDS).logits[0].numpy()
+        return save(model, scratch()), model(IDS).logits[0].numpy()
 
 
 def changed(name: str, value: object) -> object:

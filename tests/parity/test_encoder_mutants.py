@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import get_args
 
 import numpy as np
 import pytest
 from encoder_configs import CONFIGS, HEADS, build, save, texts
+from parity_kit import scratch
 from test_encoder_parity import encode, head_task, reference, types_for, wanted_of
 
 from kelm.errors import KelmError
@@ -30,7 +29,7 @@ def made(family: str, head: str, seed: int) -> tuple:
     inputs = texts(model, 8, (3, 40, 90))
     types = types_for(model, inputs)
     wanted = wanted_of(head, reference(model, inputs, types), inputs)
-    return save(model, Path(mkdtemp(prefix="kelm-mutants-"))), inputs, types, wanted
+    return save(model, scratch()), inputs, types, wanted
 
 
 def changed(name: str, value: object) -> object:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 sys.path.append(str(Path(__file__).parents[1] / "parity"))
 from decoder_configs import CONFIGS, build
-from parity_kit import Arena, save, step
+from parity_kit import Arena, save, scratch, step
 
 from kelm.models.decoder import LoadedDecoder
 from kelm.models.loader import load
@@ -25,7 +24,7 @@ TOKENS = st.lists(st.integers(0, 96), min_size=1, max_size=150)
 
 @cache
 def loaded(family: str, dtype: str) -> LoadedDecoder:
-    return load(save(build(family, 1), Path(mkdtemp(prefix="kelm-bits-"))), dtype)
+    return load(save(build(family, 1), scratch()), dtype)
 
 
 def attach(decoder: LoadedDecoder, seed: int, tokens: int = 2000, block_tokens: int = 16) -> Arena:

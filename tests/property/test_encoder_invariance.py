@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 sys.path.append(str(Path(__file__).parents[1] / "parity"))
 from encoder_configs import CONFIGS, HEADS, build, save
+from parity_kit import scratch
 
 from kelm.models import encoder as encoder_module
 from kelm.models.encoder import LoadedEncoder
@@ -25,7 +25,7 @@ TEXT = st.lists(st.integers(0, 96), min_size=1, max_size=140)
 
 @cache
 def loaded(family: str, head: str) -> LoadedEncoder:
-    return load(save(build(family, head, 1), Path(mkdtemp(prefix="kelm-bits-"))), "float32")
+    return load(save(build(family, head, 1), scratch()), "float32")
 
 
 def run(encoder: LoadedEncoder, task: str, inputs: list[list[int]]) -> list[np.ndarray]:

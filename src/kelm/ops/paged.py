@@ -237,8 +237,9 @@ def _gather(kv: Tensor, tile: _Tile) -> tuple[Tensor, Tensor]:
     """K and V of a tile, each [items, kv_heads, KV_TILE, head_dim] float32; narrow heads padded with zeros."""
     blocks = kv[tile.blocks].permute(3, 0, 2, 1, 4, 5)  # [2, items, kv_heads, blocks, block_tokens, head_dim]
     head_dim = blocks.shape[-1]
-    both = torch.zeros((*blocks.shape[:-1], _wide(head_dim)), dtype=torch.float32)
+    both = torch.empty((*blocks.shape[:-1], _wide(head_dim)), dtype=torch.float32)
     both[..., :head_dim] = blocks
+    both[..., head_dim:] = 0.0
     both = both.flatten(3, 4)
     if tile.unseen is not None:
         both.masked_fill_(tile.unseen, 0.0)
