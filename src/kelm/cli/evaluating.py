@@ -41,7 +41,7 @@ def evaluate(model: str, task: Path, wanted: Wanted) -> None:
     from kelm.evaluate import report
 
     rows = evaluation.read(task, wanted.limit)
-    limits.MAX_TOKENS.check(wanted.max_tokens, field="max_tokens")
+    limits.EVAL_MAX_TOKENS.check(wanted.max_tokens, field="max_tokens")
     if wanted.out is not None:
         report.check_out(wanted.out)
     with closing(LLM(model)) as llm, _progress(task.name) as progress:

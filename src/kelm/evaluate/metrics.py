@@ -75,7 +75,7 @@ def generation(outputs: Sequence[str], references: Sequence[str]) -> dict[str, f
     Chinese and Japanese characters count as words of their own, in BLEU (sacrebleu's zh) and in ROUGE.
     """
     from rouge_score.rouge_scorer import RougeScorer
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     assert len(outputs) == len(references) > 0
     cut = "zh" if any(_IDEOGRAPH.search(reference) for reference in references) else "13a"

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -34,22 +35,23 @@ CELLS_WITH_NUMBERS = 20  # classes up to which a cell of the matrix has room for
 _CJK_FONTS = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "Droid Sans Fallback", "SimHei")
 
 
-def tables(result: Result) -> list[Table]:
+def tables(result: Result) -> list[Group]:
     """The figures, and for a classification the classes and their confusion."""
     counts = "".join(f", {count:,} {name}" for name, count in result.counts.items())
-    figures = _table(f"{result.model} on {result.task}: {result.kind}, n = {result.n}{counts}", "METRIC", "VALUE")
+    figures = _table("METRIC", "VALUE")
     for name, value in result.metrics.items():
         figures.add_row(TITLES[name], f"{value:.4f}")
+    made = [_titled(f"{result.model} on {result.task}: {result.kind}, n = {result.n}{counts}", figures)]
     if not result.classes:
-        return [figures]
-    classes = _table("per class", "LABEL", "PRECISION", "RECALL", "F1", "N")
+        return made
+    classes = _table("LABEL", "PRECISION", "RECALL", "F1", "N")
     for row in result.classes:
         numbers = (f"{value:.3f}" for value in (row.precision, row.recall, row.f1))
         classes.add_row(Text(row.label), *numbers, str(row.support))
-    confusion = _table("confusion: rows are right, columns were given", "", *(row.label for row in result.classes))
+    confusion = _table("RIGHT \\ GIVEN", *(row.label for row in result.classes))
     for row, cells in zip(result.classes, result.confusion, strict=True):
         confusion.add_row(Text(row.label), *map(str, cells))
-    return [figures, classes, confusion]
+    return [*made, _titled("per class", classes), _titled("confusion", confusion)]
 
 
 def check_out(path: Path) -> None:
@@ -142,8 +144,12 @@ def _short(label: str) -> str:
     return label if len(label) <= 24 else f"{label[:23]}…"
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+def _titled(title: str, table: Table) -> Group:
+    return Group(Text(title, style="italic"), table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for number, column in enumerate(columns):
         table.add_column(Text(column), justify="right" if number else "left", overflow="fold")
     return table

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from kelm import limits
 from kelm.errors import InvalidRequest, KelmError, UnsupportedModel
 from kelm.evaluate import metrics
+from kelm.evaluate.answering import answers
 from kelm.evaluate.results import Result
 from kelm.evaluate.scoring import answer_logprobs, text_logprobs
 from kelm.evaluate.tasks import Row, Task
-from kelm.library import LLM, SamplingParams
+from kelm.library import LLM
 from kelm.suggest import did_you_mean
 
 Progress = Callable[[int, int], None]
@@ -21,12 +22,12 @@ ROWS_AT_ONCE = 16
 
 
 def evaluate(llm: LLM, task: Task, progress: Progress = lambda done, rows: None, *, max_tokens: int = 256) -> Result:
-    """Run ``llm`` over ``task``. ``max_tokens`` bounds each answer of a generation.
+    """Run ``llm`` over ``task``. ``max_tokens`` bounds each answer of a generation, as the model's context does.
 
     Raises UnsupportedModel when the model can't do tasks of this kind, and InvalidRequest (ContextTooLong ...) with
     the row's line when a row doesn't fit the model.
     """
-    limits.MAX_TOKENS.check(max_tokens, field="max_tokens")
+    limits.EVAL_MAX_TOKENS.check(max_tokens, field="max_tokens")
     _check(llm, task)
     match task.kind:
         case "perplexity":
@@ -70,12 +71,8 @@ def _classification(llm: LLM, task: Task, progress: Progress) -> Result:
 
 def _generation(llm: LLM, task: Task, progress: Progress, max_tokens: int) -> Result:
     outputs: list[str] = []
-    params = SamplingParams(temperature=0.0, seed=0, max_tokens=max_tokens)
     for rows in _batches(task, progress):
-        if isinstance(rows[0].source, str):
-            outputs += _named(task, rows, lambda prompts: [c.text for c in llm.generate(prompts, params)])
-        else:
-            outputs += [_named(task, [row], lambda chats: llm.chat(chats[0], params))[0].text for row in rows]
+        outputs += _named(task, rows, lambda sources: answers(llm, sources, max_tokens))
     figures = metrics.generation(outputs, [row.target for row in task.rows])
     return Result(llm.name, task.name, task.kind, len(task.rows), figures)
 
