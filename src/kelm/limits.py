@@ -199,4 +199,5 @@ RECIPE_THETA = _num("rope_theta", 100, 1e8, 10_000.0, "", "base of the rotary fr
 EVAL_ROWS = _int("rows", 1, 1_000_000, None, "rows", "held in memory, each with its result")
 EVAL_LINE_BYTES = _int("line", 2, 32 * MIB, None, "bytes", "parsed in one go; as a body of the doors")
 EVAL_LABELS = _int("labels", 2, 256, None, "labels", "a decoder reads each row once for every one of them")
+EVAL_CLASSES = _int("labels", 2, 2048, None, "labels", "of a classifier: the confusion matrix has its square")
 EVAL_MAX_TOKENS = _int("max_tokens", 1, 1 << 20, 256, "tokens", "of one generated answer; the context bounds it too")

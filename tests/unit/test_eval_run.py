@@ -14,7 +14,7 @@ from rich.console import Console
 from eval_kit import LABELS, SETTINGS, make_home, task_file
 from kelm import LLM, SamplingParams
 from kelm.errors import ContextTooLong, InvalidRequest, UnsupportedModel
-from kelm.evaluate import evaluate, metrics, read, report
+from kelm.evaluate import evaluate, metrics, picture, read, report
 from kelm.evaluate.results import Result
 from kelm.evaluate.runner import ROWS_AT_ONCE
 
@@ -135,7 +135,7 @@ def test_the_bars_are_the_figures() -> None:
 
     figures = {"exact_match": 0.25, "bleu": 50.0, "rouge1": 1.0, "rouge2": 0.0, "rougeL": 0.5}
     axes = Figure().subplots()
-    report._bars(axes, Result("m", "t", "generation", 4, figures))
+    picture.draw_bars(axes, Result("m", "t", "generation", 4, figures), 4)
     assert [bar.get_width() for bar in axes.patches] == [0.25, 0.5, 1.0, 0.0, 0.5]
     assert [text.get_text() for text in axes.texts] == ["0.250", "50.000", "1.000", "0.000", "0.500"]
 

@@ -114,8 +114,11 @@ def _check(llm: LLM, task: Task) -> None:
 def _check_labels(llm: LLM, task: Task) -> None:
     info = llm.info
     if "classify" in info.tasks:
-        if len(info.labels) < 2:
-            raise UnsupportedModel(f"{llm.name} gives one score, not labels; classification needs a classifier")
+        if not limits.EVAL_CLASSES.least <= len(info.labels) <= limits.EVAL_CLASSES.most:
+            raise UnsupportedModel(
+                f"{llm.name} has {len(info.labels)} labels; classification is measured over"
+                f" {limits.EVAL_CLASSES.least:.0f} to {limits.EVAL_CLASSES.most:.0f}"
+            )
         for row in task.rows:
             if row.target not in info.labels:
                 raise InvalidRequest(
