@@ -13,6 +13,7 @@ import transformers
 from eval_kit import LABELS, SETTINGS, make_home, task_file
 from kelm import LLM
 from kelm.evaluate import evaluate, read
+from kelm.evaluate.scoring import answer_logprobs
 
 TEXTS = ["The quick brown fox jumps over the lazy dog.", "怎么卸载一个模型?", "naïve café " * 3, "a"]
 
@@ -85,6 +86,7 @@ def test_a_decoder_gives_the_likeliest_label(llm: LLM, reference: transformers.P
             ids = [*bare, *llm.tokenizer.encode(f" {label}")]
             sums.append(float(logprobs(reference, ids)[len(bare) - 1 :].sum()))
         given.append(labels[sums.index(max(sums))])
+        assert answer_logprobs(llm, [text], labels)[0] == pytest.approx(dict(zip(labels, sums, strict=True)), rel=1e-4)
     want = [[sum(r["label"] == a and g == b for r, g in zip(rows, given, strict=True)) for b in labels] for a in labels]
     assert [list(row) for row in got.confusion] == want
     assert got.n == len(texts) and [row.support for row in got.classes] == [3, 3, 3, 3]

@@ -123,7 +123,7 @@ def _result(labels: tuple[str, ...]) -> Result:
 @pytest.mark.parametrize("count", [1, 3, 60])
 def test_a_picture_of_a_classification(tmp_path: Path, count: int) -> None:
     """Labels in any script, with dollars, and longer than there is room for."""
-    labels = tuple(f"{name} {i}" for i, name in zip(range(count), ["$x_", "退货", "a" * 90] * 20, strict=False))
+    labels = tuple(f"{name} {i}" for i, name in zip(range(count), ["$x_{$", "退货", "a" * 90] * 20, strict=False))
     report.write_png(_result(labels), tmp_path / "report.png")
     pixels = matplotlib.image.imread(tmp_path / "report.png")
     assert pixels.shape[0] > 400 and pixels.shape[1] > 800 and pixels.std() > 0.05
