@@ -63,7 +63,7 @@ $(VENV)/.torch: | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.kelm: $(SOURCES) | $(VENV)/.torch
-	$(PIP) install --quiet -c constraints.txt -e '.[fallback,tune]' </dev/null
+	$(PIP) install --quiet -c constraints.txt -e '.[fallback,tune,eval]' </dev/null
 	@touch $@
 
 $(VENV)/.test: $(SOURCES) | $(VENV)/.torch

@@ -197,3 +197,10 @@ RECIPE_DECAY = _num("weight_decay", 0, 1, None, "", "decoupled, matrices only")
 RECIPE_CLIP = _num("clip_norm", 0.001, 1000, None, "", "the gradient's norm is cut to it")
 RECIPE_DROPOUT = _num("dropout", 0, 0.9, 0.0, "", "on the embedding and every residual branch")
 RECIPE_THETA = _num("rope_theta", 100, 1e8, 10_000.0, "", "base of the rotary frequencies")
+
+# --- Task files of `kelm eval` -----------------------------------------------------------------------------
+EVAL_ROWS = _int("rows", 1, 1_000_000, None, "rows", "held in memory, each with its result")
+EVAL_LINE_BYTES = _int("line", 2, 32 * MIB, None, "bytes", "parsed in one go; as a body of the doors")
+EVAL_LABELS = _int("labels", 2, 256, None, "labels", "a decoder reads each row once for every one of them")
+EVAL_CLASSES = _int("labels", 2, 2048, None, "labels", "of a classifier: the confusion matrix has its square")
+EVAL_MAX_TOKENS = _int("max_tokens", 1, 1 << 20, 256, "tokens", "of one generated answer; the context bounds it too")

@@ -219,6 +219,25 @@ def pretrain(
     training.pretrain(recipe, out or recipe.parent / "model", fresh)
 
 
+@app.command("eval", hidden=True)
+def eval_(
+    model: Model,
+    task: Annotated[Path, typer.Argument(metavar="TASK", help="a JSON Lines file", exists=True, dir_okay=False)],
+    out: Annotated[Path | None, typer.Option("--out", metavar="PNG", help="draw the figures into this file")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="the first N rows only")] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", help="of each generated answer")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Measure how good a model is at a task.
+
+    The fields of TASK's rows say what is measured. text: perplexity. text and label: accuracy and F1. prompt (or
+    messages) and reference: BLEU, ROUGE and exact match. The model runs in this process.
+    """
+    from kelm.cli import evaluating
+
+    evaluating.evaluate(model, task, evaluating.Wanted(out, limit, max_tokens, as_json))
+
+
 @app.command("logs")
 def logs_(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as the log grows")] = False,
