@@ -21,7 +21,7 @@ import yaml
 import kelm
 
 ARGV = [sys.executable, "-m", "kelm.cli"]
-PATIENCE_S = 90
+PATIENCE_S = 60
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Home:
                 shown += os.read(terminal, 4096).decode(errors="replace")
             except OSError:  # the other end has closed
                 break
-            if lines and re.search(r"(\[[yYnN]/[yYnN]\]|[A-Z]{3,}): $", shown):
+            if lines and re.search(r"(\[[yYnN]/[yYnN]\]|[A-Z]{3,}:) $", shown):
                 os.write(terminal, (lines.pop(0) + "\n").encode())
-        os.close(terminal)
+        os.close(terminal)  # whoever still waits for an answer gets SIGHUP
         _, status = os.waitpid(pid, 0)
         return shown, os.waitstatus_to_exitcode(status)
 
@@ -66,7 +66,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 
 
 def test_piped_it_only_answers(home: Home) -> None:
-    done = home.kelm("ask", "which", "version", "is", "this?")
+    done = home.kelm("ask", "which version is this?")
     assert (done.returncode, done.stderr) == (0, "")
     assert "`kelm --version`" in done.stdout
     assert "Run" not in done.stdout
@@ -83,13 +83,18 @@ def test_on_a_terminal_a_command_is_offered_and_run(home: Home) -> None:
 
 
 def test_what_is_missing_is_asked_for_and_what_stops_is_confirmed(home: Home) -> None:
-    shown, code = home.typed("ask", "how do I unload a model from memory?", answers="y\nno-such-model\ny")
-    assert "Run `kelm stop MODEL`? [y/N]" in shown
-    assert "Really run `kelm stop no-such-model`? [y/N]" in shown
-    assert "no-such-model" in shown.rpartition("Really run")[2].partition("\n")[2], "the command itself spoke"
+    question = "how do I unload a model from memory?"
+    shown, code = home.typed("ask", question, answers="no-such-model\ny")
+    assert "`kelm stop MODEL`" in shown
+    assert "Run `kelm stop no-such-model`? [y/N]" in shown
+    assert "no-such-model" in shown.rpartition("[y/N]")[2].partition("\n")[2], "the command itself spoke"
     assert code != 0
-    shown, _ = home.typed("ask", "how do I unload a model from memory?", answers="\n")
-    assert "Really" not in shown, "a bare Enter runs nothing that stops something"
+    shown, code = home.typed("ask", question, answers="no-such-model\n\n")
+    assert shown.rstrip().endswith("[y/N]"), "a bare Enter runs nothing that stops something"
+    assert code == 0
+    shown, code = home.typed("ask", question, answers="--all")
+    assert "must not be empty or begin with" in shown
+    assert code == 2
 
 
 def test_a_model_that_the_question_names_needs_no_asking(home: Home) -> None:
@@ -97,7 +102,7 @@ def test_a_model_that_the_question_names_needs_no_asking(home: Home) -> None:
     assert "Run `kelm stop nano`? [y/N]" in shown
 
 
-def test_pretrain_to_the_store_and_bad_recipes(tmp_path: Path, home: Home) -> None:
+def test_a_pretrained_model_is_imported_and_runs(tmp_path: Path, home: Home) -> None:
     line = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Hello!"}]}
     for name in ("train", "heldout"):
         (tmp_path / f"{name}.jsonl").write_text((json.dumps(line) + "\n") * 20)
@@ -113,8 +118,7 @@ def test_pretrain_to_the_store_and_bad_recipes(tmp_path: Path, home: Home) -> No
     recipe.write_text(yaml.safe_dump(tree))
     done = home.kelm("pretrain", str(recipe))
     assert done.returncode == 0, done.stderr
-    assert "baby:latest is in the store" in done.stdout
-    assert "baby" in home.kelm("list").stdout
+    assert home.kelm("import", str(tmp_path / "model"), "--name", "baby").returncode == 0
     assert home.kelm("run", "baby", "hello").returncode == 0, "a model from the trainer runs like any other"
 
     recipe.write_text(yaml.safe_dump({**tree, "steps": 5}))

@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from kelm.tune.documents import SPECIAL
 
-SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{Han}{1,4}| ?[\p{L}--\p{Han}]+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{Han}{1,4}| ?[^\P{L}\p{Han}]+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """GPT-2's pattern with digits one by one and Chinese in runs of at most four, so that no merge swallows a sentence."""
 
 
@@ -17,7 +17,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(SPLIT.replace("[\\p{L}--\\p{Han}]", "[^\\P{L}\\p{Han}]")), "isolated"),
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
