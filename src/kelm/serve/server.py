@@ -80,6 +80,7 @@ async def serve(kernel: Kernel, store: Store, settings: Settings, listener: sock
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await kernel.start()
+        log.info("daemon_ready address=http://%s:%d/v1", settings.host, settings.port)
         await _either(serving, asyncio.create_task(kernel.shutdown_requested.wait()))
     finally:
         await kernel.drain(settings.drain_s)
