@@ -1,10 +1,12 @@
 """POST /tokenize, POST /detokenize, GET /tokenizer_info, in vLLM's shapes.
 
 ``model`` may be left out, because vLLM's clients (lm-eval) leave it out: it is then the one resident model, or the one
-among them that generates.
+among them that generates, or among those the one that did not come with Kelm.
 """
 
 from __future__ import annotations
+
+import asyncio
 
 from starlette.responses import Response
 
@@ -13,6 +15,7 @@ from kelm.serve import replies
 from kelm.serve.ports import Call, Json, Model
 from kelm.serve.prompts import check_vocabulary, off_loop, render, tokenize
 from kelm.serve.requests import DetokenizeRequest, TokenizeRequest
+from kelm.store.packaged import SOURCE
 from kelm.text.chat import Chat
 
 
@@ -42,9 +45,17 @@ async def _model(call: Call, name: str | None) -> Model:
     resident = [row for row in call.kernel.resident() if row["state"] == "resident"]
     if len(resident) > 1:
         resident = [row for row in resident if "generate" in row["tasks"]]
+    if len(resident) > 1:
+        shipped = await asyncio.to_thread(_shipped, call)
+        resident = [row for row in resident if row["name"] not in shipped]
     if len(resident) != 1:
         raise InvalidRequest("model is required while not exactly one model is loaded", param="model")
     return await call.kernel.resolve(resident[0]["name"])
+
+
+def _shipped(call: Call) -> set[str]:
+    """Names of the models that came with Kelm."""
+    return {manifest.name for manifest in call.store.list() if manifest.source == SOURCE}
 
 
 async def _ids(call: Call, model: Model, body: TokenizeRequest) -> list[int]:
