@@ -168,6 +168,7 @@ TOKENIZER_BYTES = _int("tokenizer.json", 2, 128 * MIB, None, "bytes", "the large
 VOCAB = _int("vocab_size", 1, 4 * MIB, None, "tokens", "rows of the embedding")
 LAYERS = _int("num_hidden_layers", 1, 1024, None, "layers", "of a decoder or encoder")
 WIDTH = _int("hidden_size", 1, 1 << 20, None, "", "of hidden and intermediate states")
+QUANT_GROUP = _int("group_size", 1, 1 << 20, None, "inputs", "that share a scale in a quantized checkpoint")
 HEADS = _int("num_attention_heads", 1, 4096, None, "heads", "of one layer")
 HEAD_DIM = _int("head_dim", 1, 4096, None, "", "of one head")
 POSITIONS = _int("max_position_embeddings", 1, 1 << 24, None, "tokens", "the longest context a checkpoint may claim")

@@ -34,7 +34,7 @@ def open_checkpoint(command: Load, progress: Progress) -> Opened:
         return _open_fallback(command, no_native_family)
     if isinstance(model, LoadedEncoder):
         return Opened(_loaded(command.model, model.name, model.info), encoder=model)
-    kind: torch.dtype = getattr(torch, model.info.dtype)
+    kind = model.dtype
 
     def attach(views: list[NDArray[np.generic]]) -> None:
         model.attach([torch.from_numpy(view).view(kind) for view in views])
