@@ -204,4 +204,7 @@ EVAL_ROWS = _int("rows", 1, 1_000_000, None, "rows", "held in memory, each with 
 EVAL_LINE_BYTES = _int("line", 2, 32 * MIB, None, "bytes", "parsed in one go; as a body of the doors")
 EVAL_LABELS = _int("labels", 2, 256, None, "labels", "a decoder reads each row once for every one of them")
 EVAL_CLASSES = _int("labels", 2, 2048, None, "labels", "of a classifier: the confusion matrix has its square")
+CALIBRATION_TOKENS = _int(
+    "calibration", 1, 1 << 24, 16_384, "tokens", "which layers matter least settles long before; each costs a pass"
+)
 EVAL_MAX_TOKENS = _int("max_tokens", 1, 1 << 20, 256, "tokens", "of one generated answer; the context bounds it too")

@@ -95,7 +95,7 @@ class Checkpoint:
         total = sum(self._bytes(slot, dtype) for slot in slots.values())
         done = 0
         weights: dict[str, Weight] = {}
-        reader = _Reader(self._files)
+        reader = Reader(self._files)
         for name, slot in slots.items():
             weights[name] = self._slot(reader, slot, dtype)
             done += self._bytes(slot, dtype)
@@ -103,7 +103,7 @@ class Checkpoint:
                 progress(done, total)
         return weights
 
-    def _slot(self, reader: _Reader, slot: Slot, dtype: torch.dtype) -> Weight:
+    def _slot(self, reader: Reader, slot: Slot, dtype: torch.dtype) -> Weight:
         quantization = self._of(slot)
         if quantization is not None:
             modules = {_module(name): shape[0] for name, shape in zip(slot.names, slot.shapes, strict=True)}
@@ -199,8 +199,8 @@ def _header(file: str, path: str) -> dict[str, Entry]:
     return {name: Entry(file, name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
 
 
-class _Reader:
-    """Open files, each opened once."""
+class Reader:
+    """Tensors of a checkpoint's files, each opened once."""
 
     def __init__(self, files: Mapping[str, str]) -> None:
         self._files = files
