@@ -17,7 +17,7 @@ from kelm.models.families import find_family
 from kelm.models.fields import Fields, read_json
 from kelm.models.info import ModelInfo
 from kelm.models.layout import Slot, slots
-from kelm.models.quantization import FIELD, read_quantization
+from kelm.models.quantization import FIELD, Quantization, read_quantization
 from kelm.models.sentence import mask_token, read_sentence
 from kelm.models.weights import DTYPES, Checkpoint, Progress, parameters, weight_bytes
 from kelm.ops.quantized import Weight
@@ -37,8 +37,13 @@ def load(files: Files, dtype: str = "auto", progress: Progress | None = None) ->
         raise ModelFormatError("config.json is missing; it says what kind of model this is")
     config = read_json(files["config.json"], "config.json")
     read = _Weights(files, dtype, progress)
+    quantization = read_quantization(config)
     encoder = ENCODER_FAMILIES.get(config.text("model_type", ""))
-    return _decoder(config, read) if encoder is None else _encoder(encoder, config, read)
+    if encoder is None:
+        return _decoder(config, read, quantization)
+    if quantization is not None:
+        raise UnsupportedModel(f"config.json: {FIELD} is set; native encoders read float weights")
+    return _encoder(encoder, config, read)
 
 
 class _Weights:
@@ -57,10 +62,9 @@ class _Weights:
         return checkpoint.read(wanted, self.dtype, self._progress)
 
 
-def _decoder(config: Fields, read: _Weights) -> LoadedDecoder:
+def _decoder(config: Fields, read: _Weights, quantization: Quantization | None) -> LoadedDecoder:
     family = find_family(config)
     spec, layout = family.read(config), family.layout
-    quantization = read_quantization(config)
     checkpoint = Checkpoint(read.files, quantization=quantization)
     wanted = slots(spec, layout, checkpoint.prefix(layout.prefixes, f"{layout.embed}.weight"))
     weights = read.read(checkpoint, wanted, layout.ignored + ((f"{layout.head}.weight",) if spec.tied else ()))
@@ -80,8 +84,6 @@ def _decoder(config: Fields, read: _Weights) -> LoadedDecoder:
 
 
 def _encoder(family: EncoderFamily, config: Fields, read: _Weights) -> LoadedEncoder:
-    if read_quantization(config) is not None:
-        raise UnsupportedModel(f"config.json: {FIELD} is set; native encoders read float weights")
     sentence = read_sentence(read.files)
     spec, architecture = family.describe(config, sentence)
     layout, checkpoint = family.layout, Checkpoint(read.files, family.layout.renamed)
