@@ -8,7 +8,7 @@ from typing import Any
 from kelm.errors import InvalidRequest, ModelNotFound
 from kelm.store import Manifest, Name, Store
 from kelm.store import compression as record
-from kelm.wire.compress import Compress
+from kelm.wire.jobs import Compress
 
 BITS = (8, 4)
 GROUPS = (32, 64, 128)
@@ -34,9 +34,9 @@ def check(spec: Compress, store: Store) -> Manifest:
 
 def check_config(spec: Compress, config: Mapping[str, Any], made: record.Compression | None) -> None:
     """``made``: the source's own record, where it was compressed itself. Raises InvalidRequest."""
-    if spec.bits is not None and config.get("quantization_config") is not None:
-        origin = f": take {made.source}, which it was made from" if made else ""
-        raise InvalidRequest(f"{spec.model} is quantized already; rounding it again only adds error{origin}")
+    if config.get("quantization_config") is not None:
+        origin = f" ({made.source})" if made else ""
+        raise InvalidRequest(f"{spec.model} is quantized already; compress the model that it was made from{origin}")
     depth = next((config[field] for field in DEPTH_FIELDS if isinstance(config.get(field), int)), None)
     if depth is None:
         return  # opening the source says what is wrong with it

@@ -9,6 +9,7 @@ model under its name. A job that is killed begins anew, and leaves nothing but t
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,14 +22,14 @@ from kelm.compress.layers import least_influential
 from kelm.compress.measure import Measured, Report, measure
 from kelm.compress.plan import Plan
 from kelm.compress.source import Source, open_source
-from kelm.errors import Cancelled, OutOfMemory
+from kelm.errors import OutOfMemory
 from kelm.evaluate import Task
 from kelm.models.decoder import LoadedDecoder
 from kelm.models.loader import load
 from kelm.models.quantization import Quantization
 from kelm.models.weights import parameters
 from kelm.store import Store, compression
-from kelm.wire.compress import Compress
+from kelm.wire.jobs import Compress
 
 WORK = "compress"
 _PHASES = {
@@ -44,10 +45,17 @@ _PHASES = {
 class Context(Protocol):
     """What a job is given (kelm.jobs.context)."""
 
-    home: Path
-    folder: Path
-    threads: int
-    memory_bytes: int
+    @property
+    def home(self) -> Path: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def memory_bytes(self) -> int: ...
 
     @property
     def store(self) -> Store: ...
@@ -55,11 +63,12 @@ class Context(Protocol):
     @property
     def data(self) -> Path: ...
 
-    def progress(self, done: int, total: int, note: str = "", **figures: float) -> None: ...
+    @property
+    def line(self) -> Callable[[str], None]: ...
 
-    def line(self, text: str) -> None: ...
+    def progress(self, done: int, total: int, note: str = "") -> None: ...
 
-    def stopping(self) -> bool: ...
+    def leave_if_stopping(self) -> None: ...
 
 
 def run(spec: Compress, context: Context) -> dict[str, Any]:
@@ -164,8 +173,7 @@ class _Compression:
         start, end, note = _PHASES[name]
 
         def report(done: int, total: int) -> None:
-            if self._context.stopping():
-                raise Cancelled("the job was asked to stop")
+            self._context.leave_if_stopping()
             share = start + (end - start) * done // max(1, total)
             if (share, note) != self._shown:
                 self._shown = (share, note)

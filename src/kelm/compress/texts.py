@@ -25,10 +25,10 @@ _PIECE_CHARACTERS = 8192
 def read_text(path: Path, name: str) -> Task:
     """A plain text, or JSON Lines of {"text": ...} where ``name`` ends in .jsonl. Raises InvalidRequest."""
     if name.endswith(".jsonl"):
-        task = read(path)
+        task = read(path, name=name)
         if task.kind != "perplexity":
             raise InvalidRequest(f'{name}: rows are of kind {task.kind}; perplexity needs rows of {{"text": ...}}')
-        return Task(name, task.kind, task.rows)
+        return task
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -21,6 +21,7 @@ from kelm.errors import ModelFormatError, UnsupportedModel
 from kelm.limits import QUANT_GROUP
 from kelm.models.fields import Fields
 from kelm.ops.quantized import QuantizedWeight
+from kelm.store.precision import label
 
 FIELD = "quantization_config"
 METHOD = "compressed-tensors"
@@ -41,7 +42,7 @@ class Quantization:
     @property
     def label(self) -> str:
         """How people call it: int8, int4 group 32."""
-        return f"int{self.bits}" + (f" group {self.group}" if self.group else "")
+        return label(self.bits, self.group)
 
     def stored(self, module: str, rows: int, columns: int) -> dict[str, Stored]:
         """The tensors of one linear."""
