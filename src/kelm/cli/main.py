@@ -61,6 +61,7 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="name[:tag] or org/n
 Models = Annotated[
     list[str], typer.Argument(metavar="MODEL...", help="name[:tag] or org/name[:tag]", autocompletion=_models)
 ]
+Variant = Annotated[str, typer.Argument(metavar="MODEL", help="model@variant", autocompletion=_models)]
 Json = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
 Value = str | None
 
@@ -124,15 +125,24 @@ def shutdown() -> None:
 @app.command()
 def ps(
     models: Annotated[bool, typer.Option("--models", help="the models in memory instead of the requests")] = False,
+    all_: Annotated[bool, typer.Option("--all", "-a", help="jobs that have ended too")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the running requests, or loaded models.
+    """List the running requests and jobs, or loaded models.
 
-    Models in memory with --models, the requests being answered without.
+    Models in memory with --models, the requests being answered and the jobs at work without.
     """
     from kelm.cli import running
 
-    running.ps(models, as_json)
+    running.ps(models, all_, as_json)
+
+
+@app.command()
+def cancel(pid: Annotated[int, typer.Argument(metavar="PID", min=1, help="of `kelm ps`")]) -> None:
+    """End a process: a running answer, or a job."""
+    from kelm.cli import running
+
+    running.cancel(pid)
 
 
 @app.command()
@@ -176,10 +186,64 @@ def show(model: Model, as_json: Json = False) -> None:
 
 @app.command()
 def stop(model: Model) -> None:
-    """Unload a model; its requests end."""
+    """Unload a model; its requests end.
+
+    The variants that lie on it go with it.
+    """
     from kelm.cli import running
 
     running.stop(model)
+
+
+@app.command()
+def versions(variant: Variant, as_json: Json = False) -> None:
+    """List the versions of a variant.
+
+    Each with its parent, what it adds, its evaluation, and a mark at the one that is served.
+    """
+    from kelm.cli import versions as commands
+
+    commands.versions(variant, as_json)
+
+
+@app.command()
+def update(
+    variant: Variant,
+    delta: Annotated[
+        Path, typer.Argument(metavar="DELTA", help="a delta file, a PEFT adapter, or a checkpoint", exists=True)
+    ],
+    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="shown by kelm versions")] = "",
+    parent: Annotated[
+        int | None,
+        typer.Option("--parent", metavar="N", min=0, help="lay it over this version; 0: the base"),
+    ] = None,
+    no_publish: Annotated[bool, typer.Option("--no-publish", help="keep serving the version before")] = False,
+) -> None:
+    """Give a variant a new version.
+
+    A delta file is laid over the version that is served, an adapter's or a checkpoint's folder over the base. The
+    variant begins with it when it is not there yet. A running daemon serves it from the next request on; requests that
+    are running finish on the version they began with.
+    """
+    from kelm.cli import versions as commands
+
+    commands.update(variant, delta, note, parent, publish=not no_publish)
+
+
+@app.command()
+def publish(version: Annotated[str, typer.Argument(metavar="MODEL", help="model@variant:N")]) -> None:
+    """Serve this version of a variant."""
+    from kelm.cli import versions as commands
+
+    commands.publish(version)
+
+
+@app.command()
+def rollback(variant: Variant) -> None:
+    """Serve the version of a variant that was served before."""
+    from kelm.cli import versions as commands
+
+    commands.rollback(variant)
 
 
 @app.command()
@@ -219,6 +283,46 @@ def pretrain(
     training.pretrain(recipe, out or recipe.parent / "model", fresh)
 
 
+@app.command()
+def compress(
+    model: Model,
+    bits: Annotated[int | None, typer.Option("--bits", metavar="8|4", help="round the weights to so many")] = None,
+    group: Annotated[
+        int | None, typer.Option("--group", metavar="32|64|128", help="weights that share a scale, of 4 bits [32]")
+    ] = None,
+    head: Annotated[bool, typer.Option("--head", help="round an untied output head too")] = False,
+    drop_layers: Annotated[
+        int, typer.Option("--drop-layers", metavar="N", help="remove the N layers that matter least")
+    ] = 0,
+    drop: Annotated[str | None, typer.Option("--drop", metavar="LAYERS", help="remove these, such as 3,5")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="of the result [MODEL:int4 ...]")] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            "--text", metavar="FILE", exists=True, dir_okay=False, help="measure perplexity on it [MODEL writes one]"
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="until the result is served, and print what it cost")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="PNG", help="with --wait: draw the figures")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a smaller model: fewer bits, fewer layers.
+
+    The result is a model of its own, in the compressed-tensors format that vLLM and transformers read too. A job in the
+    daemon makes it, and measures size and perplexity before and after.
+    """
+    from kelm.cli import compressing
+    from kelm.wire.jobs import Compress
+
+    layers = compressing.read_layers(drop)
+    made = name or compressing.default_name(model, bits, drop_layers or len(layers))
+    spec = Compress(
+        model=model, name=made, bits=bits, group=group, head=head,  # type: ignore[arg-type]  # checked next
+        drop_layers=drop_layers, drop=layers, file=None if text is None else text.name,
+    )  # fmt: skip
+    compressing.compress(spec, compressing.Wanted(text, out, wait, as_json))
+
+
 @app.command("eval", hidden=True)
 def eval_(
     model: Model,
@@ -240,13 +344,17 @@ def eval_(
 
 @app.command("logs")
 def logs_(
+    pid: Annotated[int | None, typer.Argument(metavar="PID", min=1, help="of a job, instead of the daemon's")] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as the log grows")] = False,
     lines: Annotated[int, typer.Option("-n", metavar="N", min=0, help="the last N lines")] = 100,
 ) -> None:
-    """Print the log of the background daemon."""
+    """Print the log of the background daemon, or of a job.
+
+    With -f, goes on until the job has ended; with Ctrl-C it goes on unwatched.
+    """
     from kelm.cli import logs
 
-    logs.show(follow, lines)
+    logs.show(follow, lines) if pid is None else logs.show_job(pid, follow, lines)
 
 
 @app.command()

@@ -55,18 +55,19 @@ class Task:
         return f"{self.name}:{row.line}"
 
 
-def read(path: Path, limit: int | None = None) -> Task:
-    """The first ``limit`` rows of a task file (the whole of which is checked).
+def read(path: Path, limit: int | None = None, name: str | None = None) -> Task:
+    """The first ``limit`` rows of a task file (the whole of which is checked). ``name``: what to call it.
 
     Raises InvalidRequest, with the line, for a file that is empty, too long, not JSON Lines or of mixed kinds, and for
     a row that lacks a field or has it malformed.
     """
     if limit is not None:
         limits.EVAL_ROWS.check(limit, field="limit")
+    name = name or path.name
     shape: frozenset[str] = frozenset()
     rows: list[Row] = []
-    for line, fields in _objects(path):
-        at = f"{path.name}:{line}"
+    for line, fields in _objects(path, name):
+        at = f"{name}:{line}"
         found = _shape(fields, at)
         shape = shape or found
         if found != shape:
@@ -78,12 +79,12 @@ def read(path: Path, limit: int | None = None) -> Task:
         if len(rows) > limits.EVAL_ROWS.most:
             raise InvalidRequest(f"{at}: more than {limits.EVAL_ROWS.most:.0f} rows; split the file")
     if not rows:
-        raise InvalidRequest(f"{path.name}: no rows; write one JSON object a line, with the fields {SHAPES}")
+        raise InvalidRequest(f"{name}: no rows; write one JSON object a line, with the fields {SHAPES}")
     labels = tuple(dict.fromkeys(row.target for row in rows)) if "label" in shape else ()
-    return Task(path.name, KINDS[shape], tuple(rows[:limit]), labels)
+    return Task(name, KINDS[shape], tuple(rows[:limit]), labels)
 
 
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _objects(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of every line that isn't blank."""
     longest = int(limits.EVAL_LINE_BYTES.most)
     try:
@@ -92,11 +93,11 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             while raw := stream.readline(longest + 1):
                 line += 1
                 if len(raw) > longest:
-                    raise InvalidRequest(f"{path.name}:{line}: the line is longer than {longest} bytes")
+                    raise InvalidRequest(f"{name}:{line}: the line is longer than {longest} bytes")
                 if raw.strip():
-                    yield line, _object(raw, f"{path.name}:{line}")
+                    yield line, _object(raw, f"{name}:{line}")
     except OSError as error:
-        raise InvalidRequest(f"{path.name} can't be read: {error.strerror}") from None
+        raise InvalidRequest(f"{name} can't be read: {error.strerror}") from None
 
 
 def _object(raw: bytes, at: str) -> dict[str, Any]:

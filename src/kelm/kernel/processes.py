@@ -9,7 +9,8 @@ queued ──► running ──► done
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -17,7 +18,7 @@ from kelm.errors import KelmError
 from kelm.kernel.requests import EncodingTask
 from kelm.wire.messages import Encode, Submit
 
-Task = Literal["generate"] | EncodingTask
+Task = Literal["generate"] | EncodingTask | Literal["tune", "compress", "evaluate"]
 State = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
 
 _ENDS: frozenset[State] = frozenset({"done", "failed", "cancelled"})
@@ -53,7 +54,7 @@ class Record:
     request_id: str
     tenant: str
     model: str
-    """The model's full name, ``name:tag``."""
+    """The model's full name, ``name:tag`` or ``name:tag@variant:version``."""
     key: str
     """The loaded model, as the worker knows it."""
     kind: Task
@@ -65,6 +66,12 @@ class Record:
     """What the worker knows of the tenant: prefixes are shared under the same salt only."""
     account: Account = field(default_factory=Account)
     state: State = "queued"
+
+    @property
+    def series(self) -> str:
+        """The model for metrics: all versions of a variant are one."""
+        base, at, variant = self.model.partition("@")
+        return base + at + variant.partition(":")[0]
 
     @property
     def finished(self) -> bool:
@@ -103,15 +110,12 @@ class Job(Protocol):
 
 
 class ProcessTable:
-    """Unfinished jobs by pid, in order of arrival. Pids are never used again."""
+    """Unfinished jobs by pid, in order of arrival. Pids are never used again; ``new_pid`` gives the next one
+    (pids.py; default: counted from 1)."""
 
-    def __init__(self) -> None:
+    def __init__(self, new_pid: Callable[[], int] | None = None) -> None:
         self._jobs: dict[int, Job] = {}
-        self._next_pid = 1
-
-    def new_pid(self) -> int:
-        pid, self._next_pid = self._next_pid, self._next_pid + 1
-        return pid
+        self.new_pid: Callable[[], int] = new_pid or itertools.count(1).__next__
 
     def add(self, job: Job) -> None:
         self._jobs[job.record.pid] = job

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from kelm.clock import Clock
 from kelm.kernel.requests import Chunk, Encoding, Generation, Usage
 from kelm.store.manifest import Manifest
+from kelm.store.names import Name
 from kelm.text.chat import Chat
 from kelm.text.tokenizer import Tokenizer
+from kelm.wire.jobs import Spec
 from kelm.wire.messages import Loaded
 
 Json = dict[str, Any]
@@ -23,7 +25,9 @@ class Model(Protocol):
     """A resident model."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Full; of a variant with the version."""
+        ...
 
     @property
     def created(self) -> float: ...
@@ -36,6 +40,12 @@ class Model(Protocol):
 
     @property
     def info(self) -> Loaded: ...
+
+
+def answered_by(asked: str, model: Model) -> str:
+    """What an answer says of its model: the name as it was asked for; of a variant, the version that answered."""
+    name = Name.parse(model.name)
+    return asked if name.variant is None else name.short
 
 
 class Process(Protocol):
@@ -60,6 +70,22 @@ class Helper(Protocol):
     async def compile_grammar(self, files: dict[str, str], grammar: str) -> None: ...
 
 
+class Job(Protocol):
+    """A tuning, compression or evaluation job."""
+
+    def row(self) -> Json: ...
+
+
+class Jobs(Protocol):
+    async def submit(self, spec: Spec, data: bytes | None) -> Job: ...
+
+    def get(self, pid: int) -> Job: ...
+
+    def rows(self, *, ended: bool) -> list[Json]: ...
+
+    async def read_log(self, pid: int, offset: int) -> Json: ...
+
+
 class Metrics(Protocol):
     @property
     def content_type(self) -> str: ...
@@ -68,6 +94,9 @@ class Metrics(Protocol):
 
 
 class Kernel(Protocol):
+    @property
+    def jobs(self) -> Jobs: ...
+
     @property
     def helper(self) -> Helper: ...
 
@@ -86,13 +115,15 @@ class Kernel(Protocol):
 
     async def encode(self, request: Encoding) -> list[NDArray[np.float32]]: ...
 
-    async def unload(self, name: str) -> None: ...
+    async def unload(self, name: str) -> list[str]: ...
 
     def processes(self) -> list[Json]: ...
 
     def resident(self) -> list[Json]: ...
 
     def worker(self) -> Json: ...
+
+    async def cancel(self, pid: int) -> str: ...
 
     def request_shutdown(self) -> None: ...
 
