@@ -23,6 +23,7 @@ EXTRA_ONLY = {
     "worker": "torch",
     "cluster": "cluster",
     "evaluate": "eval",
+    "compress": "eval",
     "testing": "test",
 }
 """Rooms that may import what an extra brings."""

@@ -15,6 +15,8 @@ from kelm.models.decoder import LoadedDecoder
 from kelm.models.loader import load
 from kelm.ops.quantized import QuantizedWeight
 from kelm.testing.checkpoints import Shape, write_llama
+from kelm.wire.messages import Load
+from kelm.worker.executors import open_checkpoint
 from quantized_kit import PRECISIONS, source_of, write_quantized
 
 SHAPE = Shape(hidden_size=64, intermediate_size=96)
@@ -165,3 +167,21 @@ def test_a_linear_that_stayed_float_is_one(files):
     assert isinstance(decoder, LoadedDecoder)
     assert torch.equal(decoder._weights["layers.0.down.weight"], torch.ones(64, 96))
     assert isinstance(decoder._weights["layers.1.down.weight"], QuantizedWeight)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "fp8"])
+def test_a_foreign_quantization_is_not_handed_to_the_fallback(method, files):
+    """transformers would ask for packages, or run what nobody here has tested."""
+    edit(files, quant_method=method)
+    with pytest.raises(UnsupportedModel, match=f"quant_method is '{method}'"):
+        open_checkpoint(Load(model="m", files=files), lambda done, total: None)
+
+
+def test_an_encoder_is_read_as_floats_only(tmp_path):
+    weights = {"num_bits": 8, "type": "int", "strategy": "channel"}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    quantized = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "bert", FIELD: quantized}))
+    with pytest.raises(UnsupportedModel, match="native encoders read float weights"):
+        open_checkpoint(Load(model="m", files={"config.json": str(path)}), lambda done, total: None)

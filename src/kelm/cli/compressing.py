@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from kelm.cli.tables import print_json
 from kelm.compress import request
 from kelm.compress.request import default_name
 from kelm.config import load_settings
-from kelm.errors import InvalidRequest
+from kelm.errors import ConfigError, InvalidRequest
 from kelm.store import Name, Store, compression
 from kelm.store.compression import Compression
 from kelm.wire.jobs import Compress
@@ -43,7 +44,10 @@ def read_layers(text: str | None) -> tuple[int, ...]:
 
 
 def compress(spec: Compress, wanted: Wanted) -> None:
-    """Start the job; with ``wait``, serve its result and print what it cost."""
+    """Start the job; with ``wait``, serve its result and print what it cost. Raises what can be known before it starts,
+    and with ``wait`` what the job fails with."""
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigError("kelm compress needs torch, not installed here: pip install 'kelm[torch]'")
     store = Store(load_settings().home)
     source = request.check(spec, store)
     files = store.paths(source)

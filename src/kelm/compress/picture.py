@@ -8,15 +8,17 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from kelm.evaluate.picture import fonts
 from kelm.store.compression import Compression, Side
 
 _COLOURS = ("#bbbbbb", "#4477aa")
+_WHEN = ("before", "after")
 _MIB = 1 << 20
 
 
 def png(name: str, record: Compression) -> bytes:
     """Bars start at zero, so that their lengths can be compared; what was not measured has none."""
-    with matplotlib.rc_context({"text.parse_math": False}):
+    with matplotlib.rc_context({"text.parse_math": False, "font.family": fonts()}):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         figure.suptitle(f"{record.source} -> {name}: {record.method}", fontsize=11, wrap=True)
         disk, memory, perplexity = figure.subplots(1, 3)
@@ -39,9 +41,6 @@ def _bars(axes: Axes, title: str, sides: tuple[Side, Side], values: list[float |
     axes.margins(y=0.15)
     axes.set_yticks([])
     axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-_WHEN = ("before", "after")
 
 
 def _mib(size_bytes: int | None) -> float | None:

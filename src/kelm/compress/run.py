@@ -22,6 +22,7 @@ from kelm.compress.layers import least_influential
 from kelm.compress.measure import Measured, Report, measure
 from kelm.compress.plan import Plan
 from kelm.compress.source import Source, open_source
+from kelm.compress.texts import Tokens
 from kelm.errors import OutOfMemory
 from kelm.evaluate import Task
 from kelm.models.decoder import LoadedDecoder
@@ -108,15 +109,15 @@ class _Compression:
         self._context.line(f"{source.manifest.name} -> {self._spec.name}: {plan.method}")
         made = self._work / "model"
         error = folder.write(made, plan, self._phase("write"))
-        task = task if before is None else before.task
-        after = self._after(made, task)
+        on = task if before is None else before.tokens
+        after = self._after(made, on)
         record = compression.Compression(
             source=source.manifest.name,
             source_digest=source.manifest.digest,
             method=plan.method,
             before=_side(source, before),
             after=after,
-            text=None if task is None else task.name,
+            text=None if on is None else on.name,
             weight_error=None if plan.quantization is None else error.share,
             removed=plan.removed,
             influence=influences,
@@ -129,11 +130,13 @@ class _Compression:
         group = None if spec.bits != 4 else spec.group or request.GROUP
         return Plan(self._source, kept, Quantization(spec.bits, group) if spec.bits else None, spec.head)
 
-    def _measured(self, phase: str, home: Path, name: str, task: Task | None) -> Measured | None:
+    def _measured(self, phase: str, home: Path, name: str, on: Tokens | Task | None) -> Measured | None:
         """None where memory does not hold the model: what needs no figures goes on without them."""
         settings = {"home": home, "dtype": self._dtype, "threads": self._context.threads}
         try:
-            return measure(name, task, self._phase(phase), memory=self._context.memory_bytes, **settings)
+            made = measure(name, on, self._phase(phase), memory=self._context.memory_bytes, **settings)
+            self._context.line(f"{name}: perplexity {made.perplexity} on {made.tokens.name}, {made.weight_bytes} bytes")
+            return made
         except OutOfMemory as error:
             if self._spec.drop_layers:
                 raise
@@ -147,17 +150,17 @@ class _Compression:
         assert before is not None
         decoder = load(self._source.files, self._dtype)
         assert isinstance(decoder, LoadedDecoder)
-        found = influence(decoder, before.ids, self._phase("layers"))
+        found = influence(decoder, before.tokens.windows, self._phase("layers"))
         for number, value in enumerate(found):
             self._context.line(f"layer {number}: influence {value:.4f}")
         return found
 
-    def _after(self, made: Path, task: Task | None) -> compression.Side:
+    def _after(self, made: Path, on: Tokens | Task | None) -> compression.Side:
         """Of the folder ``made``, read and run as any other model, in a store of its own."""
         store = Store(self._work / "home")
         manifest = store.import_folder(made, self._spec.name)
         result = open_source(store, manifest)
-        measured = None if task is None else self._measured("after", store.home.root, manifest.name, task)
+        measured = None if on is None else self._measured("after", store.home.root, manifest.name, on)
         return _side(result, measured)
 
     def _keep(self, made: Path) -> dict[str, Any]:

@@ -1,25 +1,34 @@
 """What perplexity is measured on: the user's text, or one that the source model writes.
 
 A model's own text needs no data, and says what compression changed: the logarithm of perplexity after over perplexity
-before is, per token, the divergence (Kullback-Leibler) of the smaller model from the source.
+before is, per token, an estimate of the divergence (Kullback-Leibler) of the smaller model from the source.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from kelm.errors import InvalidRequest
-from kelm.evaluate.scoring import begin_token
+from kelm.evaluate.scoring import begin_token, windows
 from kelm.evaluate.tasks import Row, Task, read
 from kelm.library import LLM, SamplingParams
 
-SAMPLED_BATCHES = 8
+SAMPLED_BATCHES = 4
 SAMPLED_AT_ONCE = 16
 SAMPLED_TOKENS = 64
 """Of each text, at most."""
 _PIECE_CHARACTERS = 8192
 """About so much of a plain text is one row: many rows show how far the work is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """``windows``: each begins with a token that is only read. ``name``: what they are, for people."""
+
+    name: str
+    windows: tuple[list[int], ...]
 
 
 def read_text(path: Path, name: str) -> Task:
@@ -39,20 +48,23 @@ def read_text(path: Path, name: str) -> Task:
     return Task(name, "perplexity", rows)
 
 
-def sampled(llm: LLM, report: Callable[[int, int], None]) -> Task:
-    """Texts that ``llm`` writes from nothing: its own distribution, always the same ones."""
-    made = []
+def tokens_of(llm: LLM, task: Task) -> Tokens:
+    """The texts' tokens, as `kelm eval` would look at them."""
+    return Tokens(task.name, tuple(ids for row in task.rows for ids in windows(llm, str(row.source))))
+
+
+def sampled(llm: LLM, report: Callable[[int, int], None]) -> Tokens:
+    """What ``llm`` writes from nothing: its own distribution, and always the same tokens."""
+    start = begin_token(llm)
+    made: list[list[int]] = []
     for batch in range(SAMPLED_BATCHES):
         report(batch, SAMPLED_BATCHES)
         params = SamplingParams(
             temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0,
             seed=batch, n=SAMPLED_AT_ONCE, max_tokens=min(SAMPLED_TOKENS, llm.info.max_context_tokens - 1),
         )  # fmt: skip
-        made += llm.generate([[begin_token(llm)]], params)
-    rows = tuple(Row(number, one.text) for number, one in enumerate(made, 1) if one.text.strip())
-    if not rows:
-        raise InvalidRequest(f"{llm.name} writes no text from nothing; give one with --text")
-    return Task(f"{len(rows)} texts that {llm.name} writes", "perplexity", rows)
+        made += [[start, *one.token_ids] for one in llm.generate([[start]], params)]
+    return Tokens(f"{len(made)} texts that {llm.name} writes", tuple(made))
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
