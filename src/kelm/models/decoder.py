@@ -15,13 +15,13 @@ from torch import Tensor
 
 from kelm.models.batch import Batch, KVGroup
 from kelm.models.info import ModelInfo
+from kelm.models.linear import Layer, linear, logits
 from kelm.models.spec import DecoderSpec, LayerSpec
 from kelm.ops import paged
 from kelm.ops import reference as ops
 from kelm.ops.norms import rms_norm
 from kelm.ops.rope import Rope, RopeTable, rotate
 
-Layer = Mapping[str, Tensor]
 Turns = Mapping[Rope, tuple[Tensor, Tensor]]
 """cos and sin of the rows, for each kind of rotation."""
 
@@ -37,7 +37,7 @@ class LoadedDecoder:
     def __init__(self, spec: DecoderSpec, weights: Mapping[str, Tensor], info: ModelInfo) -> None:
         self.spec, self.info = spec, info
         self.groups: tuple[KVGroup, ...] = spec.kv_groups()
-        self._weights = weights
+        self.weights = weights
         self._layers = [sub(weights, f"layers.{n}.") for n in range(len(spec.layers))]
         self._place = {n: (g, i) for g, group in enumerate(self.groups) for i, n in enumerate(group.layers)}
         self._turns = {layer.rope: RopeTable(layer.rope, spec.head_dim) for layer in spec.layers if layer.rope}
@@ -61,8 +61,8 @@ class LoadedDecoder:
         if not len(rows):
             return np.zeros((0, self.spec.vocab), dtype=np.float32)
         picked = x[torch.from_numpy(padded(rows))]
-        head = self._weights["embed.weight" if self.spec.tied else "head.weight"]
-        made = ops.logits(self._norm(self._weights, "final_norm", picked), head)
+        tied = "embed.weight" if self.spec.tied else ""
+        made = logits(self.weights, "head", self._norm(self.weights, "final_norm", picked), tied=tied)
         out: NDArray[np.float32] = ops.soft_cap(made[: len(rows)], self.spec.logit_cap).numpy()
         return out
 
@@ -79,10 +79,10 @@ class LoadedDecoder:
             position[s.start : s.start + s.length] = np.arange(s.context, s.context + s.length)
         positions = torch.from_numpy(padded(position))
         x = ops.embedding(
-            torch.from_numpy(padded(batch.tokens)), self._weights["embed.weight"], self.spec.embedding_scale
+            torch.from_numpy(padded(batch.tokens)), self.weights["embed.weight"], self.spec.embedding_scale
         )
         if self.spec.learned_positions:
-            x = x + ops.embedding(positions, self._weights["positions.weight"])
+            x = x + ops.embedding(positions, self.weights["positions.weight"])
         turns = {rope: table.at(positions) for rope, table in self._turns.items()}
         plans = self._plans(batch)
         for number, (layer, weights) in enumerate(zip(self.spec.layers, self._layers, strict=True)):
@@ -103,7 +103,7 @@ class LoadedDecoder:
         spec = self.spec
         rows, (group, index) = x.shape[0], self._place[number]
         kv_width = spec.kv_heads * spec.head_dim
-        qkv = ops.linear(self._norm(w, "attention_norm", x), w["qkv.weight"], w.get("qkv.bias"))
+        qkv = linear(w, "qkv", self._norm(w, "attention_norm", x))
         q, k, v = torch.split(qkv, [spec.heads * spec.head_dim, kv_width, kv_width], dim=1)
         q, k, v = (part.reshape(rows, -1, spec.head_dim) for part in (q, k, v))
         if spec.qk_norm:
@@ -114,12 +114,12 @@ class LoadedDecoder:
         paged.write_kv(self._kv[group], index, step, k[: step.rows], v[: step.rows])
         scores = paged.Scores(layer.score_scale, spec.score_cap)
         seen = paged.paged_attention(q, self._kv[group], index, step, scores).flatten(1)
-        return self._post(w, "post_attention_norm", ops.linear(seen, w["out.weight"], w.get("out.bias")))
+        return self._post(w, "post_attention_norm", linear(w, "out", seen))
 
     def _mlp(self, w: Layer, x: Tensor) -> Tensor:
-        up = ops.linear(self._norm(w, "mlp_norm", x), w["up.weight"], w.get("up.bias"))
+        up = linear(w, "up", self._norm(w, "mlp_norm", x))
         inner = (ops.gate if self.spec.gated else ops.activate)(up, self.spec.activation)
-        return self._post(w, "post_mlp_norm", ops.linear(inner, w["down.weight"], w.get("down.bias")))
+        return self._post(w, "post_mlp_norm", linear(w, "down", inner))
 
     def _post(self, w: Layer, name: str, x: Tensor) -> Tensor:
         return self._norm(w, name, x) if self.spec.post_norms else x

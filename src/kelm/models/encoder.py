@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kelm.errors import InvalidRequest
-from kelm.models.decoder import Layer, padded, sub
+from kelm.models.decoder import padded, sub
 from kelm.models.encoder_spec import EncoderSpec
 from kelm.models.heads import Heads
 from kelm.models.info import ModelInfo
+from kelm.models.linear import Layer, linear
 from kelm.ops import paged
 from kelm.ops import reference as ops
 from kelm.wire.messages import Encode
@@ -46,7 +47,7 @@ class LoadedEncoder:
     ) -> None:
         self.spec, self.info = spec, info
         self.tasks, self.labels = info.tasks, info.labels
-        self._weights = weights
+        self.weights = weights
         self._layers = [sub(weights, f"layers.{n}.") for n in range(spec.layers)]
         self._heads = Heads(spec, weights, mask_id)
 
@@ -87,7 +88,7 @@ class LoadedEncoder:
 
     def _hidden(self, texts: Texts) -> Tensor:
         """The last layer's states, [rows padded, hidden] float32."""
-        spec, w = self.spec, self._weights
+        spec, w = self.spec, self.weights
         x = ops.embedding(torch.from_numpy(padded(texts.ids)), w["words.weight"])
         if spec.token_types:
             x = x + ops.embedding(torch.from_numpy(padded(texts.types)), w["types.weight"])
@@ -123,15 +124,15 @@ class LoadedEncoder:
 
     def _attention(self, w: Layer, x: Tensor, kv: Tensor, plan: paged.Plan) -> Tensor:
         spec = self.spec
-        qkv = ops.linear(x, w["qkv.weight"], w["qkv.bias"]).view(x.shape[0], 3, spec.heads, spec.head_dim)
+        qkv = linear(w, "qkv", x).view(x.shape[0], 3, spec.heads, spec.head_dim)
         q, k, v = qkv.unbind(1)
         paged.write_kv(kv, 0, plan, k[: plan.rows], v[: plan.rows])
         seen = paged.paged_attention(q, kv, 0, plan, paged.Scores(spec.head_dim**-0.5))
-        return ops.linear(seen.flatten(1), w["out.weight"], w["out.bias"])
+        return linear(w, "out", seen.flatten(1))
 
     def _mlp(self, w: Layer, x: Tensor) -> Tensor:
-        inner = ops.activate(ops.linear(x, w["up.weight"], w["up.bias"]), self.spec.activation)
-        return ops.linear(inner, w["down.weight"], w["down.bias"])
+        inner = ops.activate(linear(w, "up", x), self.spec.activation)
+        return linear(w, "down", inner)
 
     def _norm(self, w: Layer, name: str, x: Tensor) -> Tensor:
         return ops.layer_norm(x, w[f"{name}.weight"], w[f"{name}.bias"], self.spec.norm_eps)

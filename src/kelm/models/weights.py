@@ -41,7 +41,7 @@ class Checkpoint:
     """
 
     def __init__(self, files: Mapping[str, str], renamed: Sequence[tuple[str, str]] = ()) -> None:
-        self._files = files
+        self.files = dict(files)
         self.entries: dict[str, Entry] = {}
         for file in _weight_files(files):
             for stored, entry in _header(file, files[file]).items():
@@ -62,6 +62,15 @@ class Checkpoint:
 
     def check(self, slots: Mapping[str, Slot], ignored: Iterable[str]) -> None:
         """Raise ModelFormatError unless the files hold exactly the tensors of ``slots`` (``ignored`` ends aside)."""
+        wanted = self.check_wanted(slots)
+        known = re.compile("|".join(f"(^|\\.){re.escape(end)}$" for end in ignored) or "$^")
+        extra = [name for name in self.entries if name not in wanted and not known.search(name)]
+        if extra:
+            entry = self.entries[extra[0]]
+            raise ModelFormatError(f"{entry.file}: {len(extra)} tensors are not the config's, first {extra[0]}")
+
+    def check_wanted(self, slots: Mapping[str, Slot]) -> set[str]:
+        """Raise ModelFormatError unless every tensor of ``slots`` is there as it must be; their names."""
         wanted = {
             name: shape[::-1] if slot.transposed and len(shape) == 2 else shape
             for slot in slots.values()
@@ -72,11 +81,7 @@ class Checkpoint:
             raise ModelFormatError(f"{self._holders()}: {len(missing)} tensors are missing, first {missing[0]}")
         for name, shape in wanted.items():
             self._check_entry(name, self.entries[name], shape)
-        known = re.compile("|".join(f"(^|\\.){re.escape(end)}$" for end in ignored) or "$^")
-        extra = [name for name in self.entries if name not in wanted and not known.search(name)]
-        if extra:
-            entry = self.entries[extra[0]]
-            raise ModelFormatError(f"{entry.file}: {len(extra)} tensors are not the config's, first {extra[0]}")
+        return set(wanted)
 
     @staticmethod
     def _check_entry(name: str, entry: Entry, shape: tuple[int, ...]) -> None:
@@ -95,7 +100,7 @@ class Checkpoint:
         later can't take the process down, and where a tensor lies in memory doesn't depend on the file."""
         total = sum(_elements(slot) for slot in slots.values()) * dtype.itemsize
         done = 0
-        weights, reader = {}, _Reader(self._files)
+        weights, reader = {}, Reader(self.files)
         for name, slot in slots.items():
             weights[name] = self._slot(reader, slot, dtype)
             done += _elements(slot) * dtype.itemsize
@@ -103,18 +108,27 @@ class Checkpoint:
                 progress(done, total)
         return weights
 
-    def _slot(self, reader: _Reader, slot: Slot, dtype: torch.dtype) -> Tensor:
+    def _slot(self, reader: Reader, slot: Slot, dtype: torch.dtype) -> Tensor:
         target = dtype if slot.offset is None else torch.float32
         rows = sum(shape[0] for shape in slot.shapes)
         out = torch.empty((rows, *slot.shapes[0][1:]), dtype=target)
         for name, part in zip(slot.names, torch.split(out, [shape[0] for shape in slot.shapes]), strict=True):
-            tensor = reader.tensor(self.entries[name])
+            tensor = self.tensor(reader, name)
             part.copy_(tensor.T if slot.transposed else tensor)
         return out.add_(slot.offset) if slot.offset else out
+
+    def tensor(self, reader: Reader, name: str) -> Tensor:
+        """As it is in the files."""
+        return reader.tensor(self.entries[name])
 
 
 def parameters(slots: Mapping[str, Slot]) -> int:
     return sum(_elements(slot) for slot in slots.values())
+
+
+def planned_bytes(slots: Iterable[Slot], dtype: torch.dtype) -> int:
+    """What ``read`` will hold."""
+    return sum(_elements(slot) * (dtype if slot.offset is None else torch.float32).itemsize for slot in slots)
 
 
 def weight_bytes(weights: Iterable[Tensor]) -> int:
@@ -146,7 +160,7 @@ def _header(file: str, path: str) -> dict[str, Entry]:
     return {name: Entry(file, name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
 
 
-class _Reader:
+class Reader:
     """Open files, each opened once."""
 
     def __init__(self, files: Mapping[str, str]) -> None:
@@ -154,7 +168,10 @@ class _Reader:
         self._open: dict[str, safe_open] = {}
 
     def tensor(self, entry: Entry) -> Tensor:
-        if entry.file not in self._open:
-            self._open[entry.file] = safe_open(self._files[entry.file], framework="pt")
-        tensor: Tensor = self._open[entry.file].get_tensor(entry.name)  # type: ignore[no-untyped-call]
+        return self.get(entry.file, entry.name)
+
+    def get(self, file: str, name: str) -> Tensor:
+        if file not in self._open:
+            self._open[file] = safe_open(self._files[file], framework="pt")
+        tensor: Tensor = self._open[file].get_tensor(name)  # type: ignore[no-untyped-call]
         return tensor
