@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _LOOK_S = 0.2
-_INTERRUPTED = 130
 
 
 def start(client: Client, spec: Json, data: str) -> Json:
@@ -30,7 +29,7 @@ def advice(pid: int) -> str:
 
 
 def wait(client: Client, pid: int) -> Json:
-    """Follow a job to its end; the result. Ctrl-C leaves the job running and ends this program.
+    """Follow a job to its end; the result. Ctrl-C leaves the job running.
 
     Raises the error that the job failed with; Cancelled; Unavailable when the daemon goes away.
     """
@@ -38,7 +37,7 @@ def wait(client: Client, pid: int) -> Json:
         row = _follow(client, pid)
     except KeyboardInterrupt:
         print(f"\njob {pid} goes on in the daemon: {advice(pid)}", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
+        raise
     except Unavailable as error:
         raise Unavailable(f"{error.message}; job {pid} is kept, and the next daemon goes on with it") from None
     if row["state"] == "failed":

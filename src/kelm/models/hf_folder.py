@@ -37,7 +37,8 @@ def build_classifier(files: Mapping[str, str], config: Mapping[str, Any]) -> Any
 
     with tempfile.TemporaryDirectory(prefix="kelm-") as folder:
         _lay_out(files, Path(folder))
-        (Path(folder) / "config.json").write_text(json.dumps({**config, "auto_map": None}))
+        kept = {name: value for name, value in config.items() if name != "auto_map"}
+        (Path(folder) / "config.json").write_text(json.dumps(kept))
         parsed = _parse_config(folder, config.get("model_type"))
         model, _ = _from_pretrained(AutoModelForSequenceClassification, folder, parsed, "float32", attention=None)
         return model

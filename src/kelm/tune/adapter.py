@@ -1,4 +1,4 @@
-"""Low-rank matrices on a model, by peft: put on, written as peft writes them, and laid into the weights as served."""
+"""Low-rank matrices on a model, by peft: put on, written as peft writes them, and rounded as they are served."""
 
 from __future__ import annotations
 
@@ -67,12 +67,8 @@ def write(model: Any, folder: Path) -> Path:
 
 
 @torch.no_grad()
-def lay_in(model: Any, dtype: torch.dtype) -> None:
-    """Make the model compute with the weights that are served: base and difference added, rounded to ``dtype``.
-
-    The matrices are written before: they can't be had back.
-    """
-    model.merge_adapter()
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
+def round_as_served(model: Any, dtype: torch.dtype) -> None:
+    """Round what is served in ``dtype``: the base's weights and whole tensors; low-rank matrices stay float32."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and ".lora_" not in name:
             parameter.copy_(parameter.to(dtype).to(parameter.dtype))

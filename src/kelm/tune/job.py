@@ -7,6 +7,7 @@ same version; and it adds no second one: a version knows the job that made it.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,14 +60,16 @@ def run(spec: Tune, context: Context) -> dict[str, Any]:
     loop = Loop(learner, lesson.plan, context.checkpoints, SYSTEM)
     if loop.state.step:
         context.line(f"goes on from step {loop.state.step} of at most {lesson.plan.steps}")
-    loop.run(_hooks(lesson.plan, context))
+    loop.run(_hooks(lesson, context))
     context.leave_if_stopping()
     made = adapter.write(learner.model, context.folder / "adapter")
-    adapter.lay_in(learner.model, base.dtype)
+    adapter.round_as_served(learner.model, base.dtype)
     evaluation, classes = _evaluation(learner, before, lesson)
     report.write_curve(context.folder, loop.state.curve)
     version = _add(spec, context, lesson, made, learner.overrides(made), evaluation)
+    shutil.rmtree(made)  # the store has it
     state = loop.state
+    context.progress(lesson.plan.steps, lesson.plan.steps, f"{len(state.curve)} epochs", **_told(evaluation))
     context.line(f"{base.name}@{spec.variant} has version {version.number}, published")
     return {
         "model": f"{base.name}@{spec.variant}",
@@ -120,8 +123,9 @@ def _tell(lesson: Lesson, cut: int, noun: str, context: Context) -> None:
     )
 
 
-def _hooks(made: Plan, context: Context) -> Hooks:
-    told_s = 0.0
+def _hooks(lesson: Lesson, context: Context) -> Hooks:
+    made, told_s = lesson.plan, 0.0
+    measured = "held out" if lesson.held_out else "then"
 
     def after_step(state: State) -> None:
         nonlocal told_s
@@ -134,7 +138,7 @@ def _hooks(made: Plan, context: Context) -> Hooks:
         row = state.curve[-1]
         figures = "".join(f", {name} {value:.3f}" for name, value in row.figures.items())
         kept = ", the best so far" if state.best == row.epoch else ""
-        context.line(f"epoch {row.epoch}: loss {row.train_loss:.4f}, held out {row.heldout_loss:.4f}{figures}{kept}")
+        context.line(f"epoch {row.epoch}: loss {row.train_loss:.4f}, {measured} {row.heldout_loss:.4f}{figures}{kept}")
         context.progress(state.step, made.steps, f"epoch {row.epoch}", **_figures(state))
         report.write_csv(context.folder, state.curve)
 
@@ -146,6 +150,10 @@ def _figures(state: State) -> dict[str, float]:
     row = state.curve[-1] if state.curve else None
     loss = sum(recent) / len(recent) if recent else row.train_loss if row else 0.0
     return {"loss": round(loss, 4)} | ({} if row is None else {"held_out": round(row.heldout_loss, 4), **row.figures})
+
+
+def _told(evaluation: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in evaluation.items() if name != "held_out"}
 
 
 def _evaluation(

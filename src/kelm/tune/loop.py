@@ -27,7 +27,8 @@ CHECKPOINT_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Of the held-out part: a mean loss, lower is better, and what else is worth telling."""
+    """Of the held-out part: a mean loss, lower is better, and what else is worth telling. ``macro_f1`` among the
+    figures, higher is better, comes before the loss, which rises already when a model is only too sure."""
 
     loss: float
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -152,8 +153,7 @@ class Loop:
             )
         )
         state.losses.clear()
-        lowest = min(row.heldout_loss for row in state.curve)
-        if measure.loss <= lowest * (1 + self._plan.tolerance):
+        if _is_best(state.curve, self._plan.tolerance):
             state.best = len(state.curve)
             self._best = {name: parameter.detach().clone() for name, parameter in self._trained.items()}
         learnt = state.curve[-1].train_loss < self._plan.enough
@@ -181,3 +181,13 @@ class Loop:
         self._load(found.tensors("weights"))
         self._best = found.tensors("best")
         checkpoint.restore_optimizer(found.tensors("optimizer"), self._module, self._optimizer)
+
+
+def _is_best(curve: Sequence[Row], tolerance: float) -> bool:
+    """Whether the last epoch is to be kept."""
+    last = curve[-1]
+    f1 = last.figures.get("macro_f1", 0.0)
+    if any(row.figures.get("macro_f1", 0.0) > f1 for row in curve):
+        return False
+    equals = [row.heldout_loss for row in curve if row.figures.get("macro_f1", 0.0) == f1]
+    return last.heldout_loss <= min(equals) * (1 + tolerance)
