@@ -135,7 +135,7 @@ def test_a_bare_encoder_becomes_a_classifier(store: Store, tmp_path: Path) -> No
         head = ["pre_classifier", "classifier"] if family == "distilbert" else ["classifier", *pooler]
         folder = tmp_path / f"{family}-adapter"
         theirs = adapted(model, folder, r=3, target_modules=target, modules_to_save=head)
-        with pytest.raises(ModelFormatError, match="is not a tensor of.*config.json beside it"):
+        with pytest.raises(ModelFormatError, match=r"is not a tensor of.*config\.json beside it"):
             store.add_version(family, "mood", layer=folder)
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(folder)

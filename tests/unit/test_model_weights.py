@@ -55,8 +55,8 @@ def llama() -> dict[str, torch.Tensor]:
 
 
 def equal(one: LoadedDecoder, other: LoadedDecoder) -> bool:
-    return one.weights.keys() == other.weights.keys() and all(
-        torch.equal(w, other.weights[name]) for name, w in one.weights.items()
+    return one._weights.keys() == other._weights.keys() and all(
+        torch.equal(w, other._weights[name]) for name, w in one._weights.items()
     )
 
 
@@ -96,7 +96,7 @@ def test_what_may_be_there_besides(llama, tmp_path):
 
 def test_a_tied_model_takes_the_embedding_not_the_head_in_the_file(llama, tmp_path):
     tied = load(write(tmp_path, LLAMA | {"tie_word_embeddings": True}, model=llama))
-    assert "head.weight" not in tied.weights
+    assert "head.weight" not in tied._weights
 
 
 @pytest.mark.parametrize("prefix", ["transformer.", ""])
@@ -107,7 +107,7 @@ def test_gpt2_with_and_without_a_prefix(prefix, tmp_path):
     decoder = load(write(tmp_path, GPT2, model=made))
     fused = made[f"{prefix}h.0.attn.c_attn.weight"]
     assert fused.shape == (8, 24)
-    assert torch.equal(decoder.weights["layers.0.qkv.weight"], fused.T)
+    assert torch.equal(decoder._weights["layers.0.qkv.weight"], fused.T)
     with pytest.raises(ModelFormatError, match=r"attn\.c_attn\.bias"):
         load(write(tmp_path, GPT2, model={n: t for n, t in made.items() if not n.endswith("0.attn.c_attn.bias")}))
 
@@ -181,10 +181,10 @@ def test_precision(stored, asked, held, llama, tmp_path):
     """auto is the checkpoint's own, float16 as bfloat16; norms stay in float32."""
     decoder = load(write(tmp_path, LLAMA, model={name: t.to(stored) for name, t in llama.items()}), asked)
     assert decoder.info.dtype == held
-    assert str(decoder.weights["layers.0.qkv.weight"].dtype) == f"torch.{held}"
-    assert decoder.weights["final_norm.weight"].dtype == torch.float32
+    assert str(decoder._weights["layers.0.qkv.weight"].dtype) == f"torch.{held}"
+    assert decoder._weights["final_norm.weight"].dtype == torch.float32
     assert decoder.info.parameters == sum(t.numel() for t in llama.values())
-    assert decoder.info.weight_bytes == sum(w.numel() * w.element_size() for w in decoder.weights.values())
+    assert decoder.info.weight_bytes == sum(w.numel() * w.element_size() for w in decoder._weights.values())
 
 
 def test_progress_ends_at_its_total(llama, tmp_path):
@@ -199,4 +199,4 @@ def test_weights_outlive_their_file(llama, tmp_path):
     files = write(tmp_path, LLAMA, model=llama)
     decoder = load(files)
     Path(files["model.safetensors"]).write_bytes(b"")
-    assert torch.equal(decoder.weights["embed.weight"], llama["model.embed_tokens.weight"])
+    assert torch.equal(decoder._weights["embed.weight"], llama["model.embed_tokens.weight"])

@@ -1,5 +1,5 @@
-"""What is taught: the kind comes from the file, a bad one is refused with its line and what to do, and the held-out part
-is a pure function of the examples."""
+"""What is taught: the kind comes from the file, a bad file is refused with its line and what to do, and the held-out
+part is a pure function of the examples."""
 
 from __future__ import annotations
 

@@ -7,12 +7,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kelm.cli.client import find
+from kelm.cli.cost import print_record
 from kelm.cli.tables import ago, count, print_json, print_table, progress, size
 from kelm.clock import SYSTEM
 from kelm.config import load_settings
 from kelm.errors import InvalidRequest, KelmError, ModelNotFound
-from kelm.store import BlobRef, Manifest, Name, Store, Variant
+from kelm.store import BlobRef, Manifest, Name, Store, Variant, compression, precision
 from kelm.store.safetensors import read_header
 
 
@@ -72,9 +75,14 @@ def show(model: str, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    lines = [(name.replace("_", " "), _said(name, value)) for name, value in facts.items() if name != "files"]
+    apart = ("files", "compression")
+    lines = [(name.replace("_", " "), _said(name, value)) for name, value in facts.items() if name not in apart]
     print_table((), lines)
     print()
+    made = compression.read(store.paths(manifest))
+    if made is not None:
+        print_record(made)
+        print()
     print_table(("FILE", "SIZE"), [(name, size(blob.size)) for name, blob in sorted(files.items())])
 
 
@@ -112,21 +120,17 @@ def _shape(paths: dict[str, str]) -> dict[str, Any]:
     """What the files say of the model, read as plain data."""
     config = json.loads(Path(paths["config.json"]).read_bytes())
     headers = [read_header(path, name=name) for name, path in paths.items() if name.endswith(".safetensors")]
-    tensors = [info for header in headers for info in header.tensors.values()]
+    tensors = {name: info for header in headers for name, info in header.tensors.items()}
+    made = compression.read(paths)
     return {
         "architecture": ", ".join(config.get("architectures") or []) or config.get("model_type"),
-        "parameters": sum(_elements(info.shape) for info in tensors),
-        "dtypes": sorted({info.dtype for info in tensors}),
+        "parameters": precision.parameters(config, tensors),
+        "precision": precision.precision(config, tensors),
+        "dtypes": sorted({info.dtype for info in tensors.values()}),
         "max_context_tokens": config.get("max_position_embeddings") or config.get("n_positions"),
         "vocab": config.get("vocab_size"),
+        "compression": None if made is None else msgspec.to_builtins(made),
     }
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    product = 1
-    for length in shape:
-        product *= length
-    return product
 
 
 def _resident(name: str) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kelm.context import Context
-from kelm.wire.jobs import Evaluate, Spec, Tune
+from kelm.wire.jobs import Compress, Evaluate, Spec, Tune
 
 
 def run(spec: Spec, context: Context) -> dict[str, Any]:
@@ -15,6 +15,10 @@ def run(spec: Spec, context: Context) -> dict[str, Any]:
             from kelm.tune import job as tune
 
             return tune.run(spec, context)
+        case Compress():
+            from kelm.compress import run as compress
+
+            return compress.run(spec, context)
         case Evaluate():
             from kelm.evaluate import job as evaluate
 

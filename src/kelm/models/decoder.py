@@ -6,7 +6,9 @@ float32. Rows are padded to whole blocks (ops.reference), so what a row gives do
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from kelm.models.batch import Batch, KVGroup
 from kelm.models.info import ModelInfo
-from kelm.models.linear import Layer, linear, logits
+from kelm.models.linear import Layer, linear, logits, plain
 from kelm.models.spec import DecoderSpec, LayerSpec
 from kelm.ops import paged
 from kelm.ops import reference as ops
@@ -24,24 +26,35 @@ from kelm.ops.rope import Rope, RopeTable, rotate
 
 Turns = Mapping[Rope, tuple[Tensor, Tensor]]
 """cos and sin of the rows, for each kind of rotation."""
+_Kind = TypeVar("_Kind")
 
 
 class LoadedDecoder:
     """A decoder with its weights; after ``attach`` it is an Executor (batch.py).
 
-    ``weights``: slot names of layout.py -> tensors.
+    ``weights``: slot names of layout.py -> tensors; linears may be quantized.
     """
 
     name = "torch"
 
-    def __init__(self, spec: DecoderSpec, weights: Mapping[str, Tensor], info: ModelInfo) -> None:
+    def __init__(self, spec: DecoderSpec, weights: Layer, info: ModelInfo) -> None:
         self.spec, self.info = spec, info
         self.groups: tuple[KVGroup, ...] = spec.kv_groups()
-        self.weights = weights
+        self._weights = weights
         self._layers = [sub(weights, f"layers.{n}.") for n in range(len(spec.layers))]
         self._place = {n: (g, i) for g, group in enumerate(self.groups) for i, n in enumerate(group.layers)}
         self._turns = {layer.rope: RopeTable(layer.rope, spec.head_dim) for layer in spec.layers if layer.rope}
         self._kv: tuple[Tensor, ...] = ()
+
+    @property
+    def weights(self) -> Layer:
+        """For variants, which share them."""
+        return self._weights
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations and KV."""
+        return self._weights["embed.weight"].dtype
 
     def attach(self, kv: Sequence[Tensor]) -> None:
         """Give each KV group its blocks: [slabs, blocks_per_slab, layers, kv_heads, 2, block_tokens, head_dim]."""
@@ -57,12 +70,12 @@ class LoadedDecoder:
         rows = batch.logit_rows
         if not len(batch.tokens):
             return np.zeros((0, self.spec.vocab), dtype=np.float32)
-        x = self._run(batch)
+        x = deque(self.states(batch), maxlen=1).pop()
         if not len(rows):
             return np.zeros((0, self.spec.vocab), dtype=np.float32)
         picked = x[torch.from_numpy(padded(rows))]
         tied = "embed.weight" if self.spec.tied else ""
-        made = logits(self.weights, "head", self._norm(self.weights, "final_norm", picked), tied=tied)
+        made = logits(self._weights, "head", self._norm(self._weights, "final_norm", picked), tied=tied)
         out: NDArray[np.float32] = ops.soft_cap(made[: len(rows)], self.spec.logit_cap).numpy()
         return out
 
@@ -72,23 +85,24 @@ class LoadedDecoder:
     def forget(self, seq: int) -> None:
         """Nothing to do: caches are in the arena."""
 
-    def _run(self, batch: Batch) -> Tensor:
-        """The residual stream after the last layer, [T padded, hidden] float32."""
+    def states(self, batch: Batch) -> Iterator[Tensor]:
+        """The residual stream before the first layer and after each, [T padded, hidden] float32; T is at least 1."""
         position = np.zeros(len(batch.tokens), dtype=np.int64)
         for s in batch.spans:
             position[s.start : s.start + s.length] = np.arange(s.context, s.context + s.length)
         positions = torch.from_numpy(padded(position))
         x = ops.embedding(
-            torch.from_numpy(padded(batch.tokens)), self.weights["embed.weight"], self.spec.embedding_scale
+            torch.from_numpy(padded(batch.tokens)), plain(self._weights, "embed.weight"), self.spec.embedding_scale
         )
         if self.spec.learned_positions:
-            x = x + ops.embedding(positions, self.weights["positions.weight"])
+            x = x + ops.embedding(positions, plain(self._weights, "positions.weight"))
         turns = {rope: table.at(positions) for rope, table in self._turns.items()}
         plans = self._plans(batch)
+        yield x
         for number, (layer, weights) in enumerate(zip(self.spec.layers, self._layers, strict=True)):
             x = x + self._attention(number, layer, weights, x, turns, plans)
             x = x + self._mlp(weights, x)
-        return x
+            yield x
 
     def _plans(self, batch: Batch) -> list[paged.Plan]:
         plans = []
@@ -125,13 +139,13 @@ class LoadedDecoder:
         return self._norm(w, name, x) if self.spec.post_norms else x
 
     def _norm(self, w: Layer, name: str, x: Tensor) -> Tensor:
-        weight, eps = w[f"{name}.weight"], self.spec.norm_eps
+        weight, eps = plain(w, f"{name}.weight"), self.spec.norm_eps
         if self.spec.norm == "layer":
-            return ops.layer_norm(x, weight, w[f"{name}.bias"], eps)
+            return ops.layer_norm(x, weight, plain(w, f"{name}.bias"), eps)
         return rms_norm(x, weight, eps)
 
 
-def sub(weights: Mapping[str, Tensor], prefix: str) -> Layer:
+def sub(weights: Mapping[str, _Kind], prefix: str) -> Mapping[str, _Kind]:
     """The weights whose names start with ``prefix``, without it."""
     return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
 

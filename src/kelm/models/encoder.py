@@ -19,7 +19,7 @@ from kelm.models.decoder import padded, sub
 from kelm.models.encoder_spec import EncoderSpec
 from kelm.models.heads import Heads
 from kelm.models.info import ModelInfo
-from kelm.models.linear import Layer, linear
+from kelm.models.linear import linear
 from kelm.ops import paged
 from kelm.ops import reference as ops
 from kelm.wire.messages import Encode
@@ -47,9 +47,19 @@ class LoadedEncoder:
     ) -> None:
         self.spec, self.info = spec, info
         self.tasks, self.labels = info.tasks, info.labels
-        self.weights = weights
+        self._weights = weights
         self._layers = [sub(weights, f"layers.{n}.") for n in range(spec.layers)]
         self._heads = Heads(spec, weights, mask_id)
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """For variants, which share them."""
+        return self._weights
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its linears."""
+        return self._weights["words.weight"].dtype
 
     @torch.inference_mode()
     def run(self, request: Encode) -> list[NDArray[np.float32]]:
@@ -88,7 +98,7 @@ class LoadedEncoder:
 
     def _hidden(self, texts: Texts) -> Tensor:
         """The last layer's states, [rows padded, hidden] float32."""
-        spec, w = self.spec, self.weights
+        spec, w = self.spec, self._weights
         x = ops.embedding(torch.from_numpy(padded(texts.ids)), w["words.weight"])
         if spec.token_types:
             x = x + ops.embedding(torch.from_numpy(padded(texts.types)), w["types.weight"])
@@ -122,7 +132,7 @@ class LoadedEncoder:
         shape = (1, used, 1, self.spec.heads, 2, paged.KV_TILE, self.spec.head_dim)
         return torch.empty(shape), paged.plan(spans, shape, paged.Sight(causal=False))
 
-    def _attention(self, w: Layer, x: Tensor, kv: Tensor, plan: paged.Plan) -> Tensor:
+    def _attention(self, w: Mapping[str, Tensor], x: Tensor, kv: Tensor, plan: paged.Plan) -> Tensor:
         spec = self.spec
         qkv = linear(w, "qkv", x).view(x.shape[0], 3, spec.heads, spec.head_dim)
         q, k, v = qkv.unbind(1)
@@ -130,11 +140,11 @@ class LoadedEncoder:
         seen = paged.paged_attention(q, kv, 0, plan, paged.Scores(spec.head_dim**-0.5))
         return linear(w, "out", seen.flatten(1))
 
-    def _mlp(self, w: Layer, x: Tensor) -> Tensor:
+    def _mlp(self, w: Mapping[str, Tensor], x: Tensor) -> Tensor:
         inner = ops.activate(linear(w, "up", x), self.spec.activation)
         return linear(w, "down", inner)
 
-    def _norm(self, w: Layer, name: str, x: Tensor) -> Tensor:
+    def _norm(self, w: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
         return ops.layer_norm(x, w[f"{name}.weight"], w[f"{name}.bias"], self.spec.norm_eps)
 
 

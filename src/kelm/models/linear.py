@@ -16,27 +16,39 @@ import torch
 from torch import Tensor
 
 from kelm.ops import reference as ops
+from kelm.ops.quantized import Weight
 
-Layer = Mapping[str, Tensor]
+Layer = Mapping[str, Weight]
 LOW_RANK_A, LOW_RANK_B = "low_rank_a", "low_rank_b"
 
 
 def linear(w: Layer, name: str, x: Tensor) -> Tensor:
     """The linear ``name`` of ``w``: x [T, in] -> [T, out] in the weight's dtype. T is a multiple of ROW_BLOCK."""
-    made = ops.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
+    made = ops.linear(x, w[f"{name}.weight"], _bias(w, name))
     return add_low_rank(w, name, x, made)
 
 
 def logits(w: Layer, name: str, x: Tensor, *, tied: str = "") -> Tensor:
     """As ``linear``, in float32. ``tied``: the table that stands in for a weight of its own."""
-    made = ops.logits(x, w[tied or f"{name}.weight"], w.get(f"{name}.bias"))
+    made = ops.logits(x, w[tied or f"{name}.weight"], _bias(w, name))
     return add_low_rank(w, name, x, made)
 
 
 def add_low_rank(w: Layer, name: str, x: Tensor, made: Tensor) -> Tensor:
     """``made``, what the linear made of ``x``, with the variant's part; ``made`` itself where it has none."""
-    a = w.get(f"{name}.{LOW_RANK_A}")
-    return made if a is None else ops.add_low_rank(made, x, a, w[f"{name}.{LOW_RANK_B}"])
+    a = f"{name}.{LOW_RANK_A}"
+    return ops.add_low_rank(made, x, plain(w, a), plain(w, f"{name}.{LOW_RANK_B}")) if a in w else made
+
+
+def plain(w: Layer, name: str) -> Tensor:
+    """A weight that is never quantized."""
+    weight = w[name]
+    assert isinstance(weight, Tensor), name
+    return weight
+
+
+def _bias(w: Layer, name: str) -> Tensor | None:
+    return plain(w, f"{name}.bias") if f"{name}.bias" in w else None
 
 
 @dataclass(frozen=True, slots=True)

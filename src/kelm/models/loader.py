@@ -18,8 +18,10 @@ from kelm.models.families import find_family
 from kelm.models.fields import Fields, read_json
 from kelm.models.info import ModelInfo
 from kelm.models.layout import Slot, slots
+from kelm.models.quantization import FIELD, Quantization, read_quantization
 from kelm.models.sentence import mask_token, read_sentence
 from kelm.models.weights import DTYPES, Checkpoint, Progress, parameters, weight_bytes
+from kelm.ops.quantized import Weight
 
 Files = Mapping[str, str]
 """Name in the checkpoint ('config.json') -> path."""
@@ -38,7 +40,7 @@ class Plan:
     """Ends of names of tensors that may be there and hold nothing of the model."""
     aliases: Mapping[str, str]
     """What other classes of the same model call its tensors -> what this checkpoint does."""
-    make: Callable[[Mapping[str, Tensor], torch.dtype], Model]
+    make: Callable[[Mapping[str, Weight], torch.dtype], Model]
 
 
 def load(files: Files, dtype: str = "auto", progress: Progress | None = None) -> Model:
@@ -62,25 +64,28 @@ def plan(files: Files) -> Plan:
     if "config.json" not in files:
         raise ModelFormatError("config.json is missing; it says what kind of model this is")
     config = read_json(files["config.json"], "config.json")
-    if "quantization_config" in config:
-        raise UnsupportedModel("config.json: quantization_config is set; native families read float weights")
+    quantization = read_quantization(config)
     encoder = ENCODER_FAMILIES.get(config.text("model_type", ""))
-    return _decoder(config, files) if encoder is None else _encoder(encoder, config, files)
+    if encoder is None:
+        return _decoder(config, files, quantization)
+    if quantization is not None:
+        raise UnsupportedModel(f"config.json: {FIELD} is set; native encoders read float weights")
+    return _encoder(encoder, config, files)
 
 
-def _decoder(config: Fields, files: Files) -> Plan:
+def _decoder(config: Fields, files: Files, quantization: Quantization | None) -> Plan:
     family = find_family(config)
     spec, layout = family.read(config), family.layout
-    checkpoint = Checkpoint(files)
+    checkpoint = Checkpoint(files, quantization=quantization)
     prefix = checkpoint.prefix(layout.prefixes, f"{layout.embed}.weight")
     wanted = slots(spec, layout, prefix)
     context, eos_ids = family.context(config), _eos_ids(config, files)
 
-    def make(weights: Mapping[str, Tensor], kind: torch.dtype) -> LoadedDecoder:
+    def make(weights: Mapping[str, Weight], kind: torch.dtype) -> LoadedDecoder:
         info = ModelInfo(
             kind="decoder",
             architecture=family.architecture,
-            dtype=str(kind).removeprefix("torch."),
+            dtype=quantization.label if quantization is not None else str(kind).removeprefix("torch."),
             parameters=parameters(wanted),
             weight_bytes=weight_bytes(weights.values()),
             max_context_tokens=context,
@@ -106,7 +111,8 @@ def _encoder(family: EncoderFamily, config: Fields, files: Files) -> Plan:
     without_head = spec.head == "none" or (spec.head == "fill_mask" and mask_id is None)
     labels = read_labels(config) if spec.labels else ()
 
-    def make(weights: Mapping[str, Tensor], kind: torch.dtype) -> LoadedEncoder:
+    def make(read: Mapping[str, Weight], kind: torch.dtype) -> LoadedEncoder:
+        weights = {name: weight for name, weight in read.items() if isinstance(weight, Tensor)}
         info = ModelInfo(
             kind="encoder",
             architecture=architecture,

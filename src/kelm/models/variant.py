@@ -22,7 +22,7 @@ from kelm.errors import ModelFormatError, UnsupportedModel
 from kelm.models.layout import Slot
 from kelm.models.linear import LOW_RANK_A, LOW_RANK_B, Part, low_rank, low_rank_shapes
 from kelm.models.loader import Files, Model, Plan, plan
-from kelm.models.weights import DTYPES, Checkpoint, Entry, Progress, Reader, planned_bytes, weight_bytes
+from kelm.models.weights import Checkpoint, Entry, Progress, Reader, weight_bytes
 from kelm.store import adapter, delta
 from kelm.store.tensors import TensorFile
 
@@ -54,16 +54,16 @@ def lay_over(base: Model, base_files: Files, files: Files, layers: Sequence[File
         for name, slot in wanted.wanted.items()
         if below.get(name) != slot or not changes.tensors.keys().isdisjoint(slot.names)
     }
-    pairs, kind = _pairs(wanted.wanted, changes), DTYPES[base.info.dtype]
-    own_bytes = planned_bytes(own.values(), kind) + sum(pair.size_bytes for pair in pairs.values())
+    pairs = _pairs(wanted.wanted, changes)
+    own_bytes = checkpoint.size_bytes(own, base.dtype) + sum(pair.size_bytes for pair in pairs.values())
 
     def make(progress: Progress | None) -> Model:
         weights = {name: base.weights[name] for name in wanted.wanted if name not in own}
         shared_bytes = weight_bytes(weights.values())
-        weights |= checkpoint.read(own, kind, progress)
+        weights |= checkpoint.read(own, base.dtype, progress)
         for name, pair in pairs.items():
-            weights[f"{name}.{LOW_RANK_A}"], weights[f"{name}.{LOW_RANK_B}"] = pair.make(checkpoint.files)
-        model = wanted.make(weights, kind)
+            weights[f"{name}.{LOW_RANK_A}"], weights[f"{name}.{LOW_RANK_B}"] = pair.make(changes.files)
+        model = wanted.make(weights, base.dtype)
         model.info = replace(model.info, weight_bytes=own_bytes, shared_bytes=shared_bytes)
         return model
 
@@ -130,7 +130,8 @@ class _Changed(Checkpoint):
     """A checkpoint as layers make it."""
 
     def __init__(self, below: Checkpoint, changes: _Changes) -> None:
-        self.files = {**below.files, **changes.files}
+        self._files = {**below._files, **changes.files}
+        self._quantization = below._quantization
         self.entries = {**below.entries, **changes.entries}
         self._changes = changes.tensors
 
@@ -150,6 +151,7 @@ class _Changed(Checkpoint):
 def _check(wanted: Plan, checkpoint: _Changed, changes: _Changes) -> None:
     """Raises ModelFormatError. A tensor that the base's own file has and its config doesn't use may be changed too."""
     names = checkpoint.check_wanted(wanted.wanted)
+    names |= {name for slot in wanted.wanted.values() for name in slot.names}  # quantized ones go by other names
     unused = re.compile("|".join(f"(^|\\.){re.escape(end)}$" for end in wanted.unused) or "$^")
     for target, files in _targets(changes):
         if target not in names and not (target in wanted.checkpoint.entries and unused.search(target)):
