@@ -284,6 +284,30 @@ def pretrain(
 
 
 @app.command()
+def tune(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="the model to teach", autocompletion=_models)],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="a CSV or JSON Lines file", exists=True, dir_okay=False)],
+    name: Annotated[str | None, typer.Option("--name", metavar="VARIANT", help="[the file's name]")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="until BASE@VARIANT is served")] = False,
+    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="at most [the method's]")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", metavar="RATE", help="the peak [the method's]")
+    ] = None,
+    rank: Annotated[int | None, typer.Option("--rank", metavar="N", help="of the adapter [the method's]")] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="of every random choice")] = 1,
+) -> None:
+    """Teach a model from your examples.
+
+    A CSV with the columns text,label makes an encoder a classifier. JSON Lines with {"messages": [...]} teach a model
+    that chats. The job runs in the daemon, which is started if none runs; the result is BASE@VARIANT.
+    """
+    from kelm.cli import tuning
+
+    wanted = {"epochs": epochs, "learning_rate": learning_rate, "rank": rank, "seed": seed}
+    tuning.tune(base, data, name, wanted, wait)
+
+
+@app.command()
 def compress(
     model: Model,
     bits: Annotated[int | None, typer.Option("--bits", metavar="8|4", help="round the weights to so many")] = None,
