@@ -21,6 +21,7 @@ from kelm.serve.envelope import request_id
 PUBLIC = frozenset({"/health", "/ready"})
 """What a prober without a key may ask; neither tells more than a status."""
 
+
 def check_exposure(host: str, api_key: str | None) -> None:
     """Raises ConfigError when the daemon would be open to a network without a key."""
     if not api_key and not is_loopback(host):

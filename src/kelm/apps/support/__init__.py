@@ -2,9 +2,10 @@
 
     question -> intent (POST /classify on a tuned classifier) -- confident, has a template --> template with its slots
                   | else
-                passages (full text in SQLite + POST /v1/embeddings, ranks fused) -- confident --> answer with source
-                  | else, or when a person is asked for, or after two thumbs down              (POST /v1/chat/completions,
-                a ticket that a person answers and closes at /desk                              or quoted as it stands)
+                passages (full text in SQLite + POST /v1/embeddings, ranks fused) -- confident --> answer with its
+                  | else, or when a person is asked for,                     source (POST /v1/chat/completions, checked,
+                  | or after two thumbs down                                  or the passage as it stands)
+                a ticket that a person answers and closes at /desk
 
 It talks HTTP to a daemon like any client: no torch, nothing of the kernel or the store. FOLDER is the customer's own:
 

@@ -1,18 +1,18 @@
 """desk.yaml, and a whole folder read and checked before anything is started.
 
-    name: Juniper Lane               shown on the page
-    language: en                     en or zh: of the page when the browser asks for neither
-    models:                          names in Kelm's store, or none
-      classifier: minilm@support     none: every question goes to the passages
-      embedding: minilm              none: full text alone
-      chat: none                     none: the best passage is quoted
-    handover:
-      intent: person                 the label that means: I want a person
-      words: [人工, 真人]             and words that mean it, whatever the classifier can read
-    thresholds:                      auto, or numbers from 0 to 1
-      intent: auto                   auto: set by calibration.csv, else 0.75
-      passage: auto                  auto: set by calibration.csv, else 0.5
-      precision: 0.95                the share of right answers that auto asks for
+name: Juniper Lane               shown on the page
+language: en                     en or zh: of the page when the browser asks for neither
+models:                          names in Kelm's store, or none
+  classifier: minilm@support     none: every question goes to the passages
+  embedding: minilm              none: full text alone
+  chat: none                     none: the best passage is quoted
+handover:
+  intent: person                 the label that means: I want a person
+  words: [人工, 真人]             and words that mean it, whatever the classifier can read
+thresholds:                      auto, or numbers from 0 to 1
+  intent: auto                   auto: set by calibration.csv, else 0.75
+  passage: auto                  auto: set by calibration.csv, else 0.5
+  precision: 0.95                the share of right answers that auto asks for
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class Desk:
 def read(folder: Path) -> Desk:
     """Raises ConfigError that names the file, the key or line, what was got and what to do."""
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder; a desk is one with {FILE}, intents.csv, templates.yaml and articles/")
+        raise ConfigError(
+            f"{folder} is no folder; a desk is one with {FILE}, intents.csv, templates.yaml and articles/"
+        )
     top = Fields(
         FILE, parse_yaml(FILE, read_text(folder / FILE)), ("name", "language", "models", "handover", "thresholds")
     )

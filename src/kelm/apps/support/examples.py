@@ -1,7 +1,7 @@
 """The desk's CSV files: texts of customers and what is right for them.
 
-    intents.csv       text,label     label: an intent
-    calibration.csv   text,expect    expect: an intent, ``article:NAME``, or ``none`` (nothing here can answer it)
+intents.csv       text,label     label: an intent
+calibration.csv   text,expect    expect: an intent, ``article:NAME``, or ``none`` (nothing here can answer it)
 """
 
 from __future__ import annotations
@@ -81,12 +81,16 @@ def _read(path: Path, column: str) -> list[tuple[int, Example]]:
     try:
         header = [name.strip() for name in next(reader, [])]
         if header != ["text", column]:
-            raise ConfigError(f"{path.name}: the first line must be text,{column}; got {limits.shown(','.join(header))}")
+            raise ConfigError(
+                f"{path.name}: the first line must be text,{column}; got {limits.shown(','.join(header))}"
+            )
         for row in reader:
             if any(cell.strip() for cell in row):
                 found.append((reader.line_num, _row(row, column, f"{path.name}:{reader.line_num}")))
     except csv.Error as error:
-        raise ConfigError(f"{path.name}:{reader.line_num}: {error}; put a text with commas into double quotes") from None
+        raise ConfigError(
+            f"{path.name}:{reader.line_num}: {error}; put a text with commas into double quotes"
+        ) from None
     if not found:
         raise ConfigError(f"{path.name}: no rows under the first line")
     if len(found) > limits.SUPPORT_EXAMPLES.most:

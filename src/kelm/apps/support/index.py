@@ -76,11 +76,10 @@ def drop_vectors(connection: Connection, model: str | None, passages: Sequence[P
     connection.executemany("DELETE FROM vectors WHERE model = ? AND digest = ?", gone)
 
 
-def load_vectors(connection: Connection, model: str, passages: Sequence[Passage]) -> Vectors | None:
-    """None when the stored ones are not all of one width: they have to be made again."""
+def load_vectors(connection: Connection, model: str, passages: Sequence[Passage]) -> Vectors:
+    """All of them must be there."""
     stored = dict(connection.execute("SELECT digest, vector FROM vectors WHERE model = ?", (model,)))
-    rows = [np.frombuffer(stored[each.digest], "<f4") for each in passages]
-    return np.stack(rows).astype(np.float32) if len({row.size for row in rows}) == 1 else None
+    return np.stack([np.frombuffer(stored[each.digest], "<f4") for each in passages]).astype(np.float32)
 
 
 def search(connection: Connection, question: str, vectors: Vectors | None, vector: Vectors | None) -> list[Hit]:

@@ -44,7 +44,9 @@ class Passage:
     @property
     def embedded(self) -> str:
         """What the embedding model reads."""
-        return f"{self.title}. {self.heading}. {self.text}" if self.heading != self.title else f"{self.title}. {self.text}"
+        return (
+            f"{self.title}. {self.heading}. {self.text}" if self.heading != self.title else f"{self.title}. {self.text}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Text as the desk searches and compares it: its terms, its sentences, its language.
 
-Chinese is written without spaces, so a run of its characters becomes overlapping pairs: 退货政策 -> 退货 货政 政策. What
-only asks (怎么, how) or only joins (的, the) is no term.
+Chinese is written without spaces, so a run of its characters becomes overlapping pairs: 退货政策 -> 退货 货政 政策.
+What only asks (怎么, how) or only joins (的, the) is no term.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ _ASKING = re.compile(
     "请问|怎么样|怎么办|怎么|如何|为什么|什么|多少|多久|有没有|是不是|能不能|可不可以|可以|我们|你们|您们|他们|哪些|哪里|"
     "[的了吗呢吧啊我你您他她它是在和与及或都也就还请想要能会把被给]"
 )
-_JOINING = frozenset(
-    """a about after all also am an and any are as at be been before being but by can could did do does doing done
+_JOINING_WORDS = """
+    a about after all also am an and any are as at be been before being but by can could did do does doing done
     for from get go got had has have having he her here hers him his how i if im in into is it its ive just let like
     make may me might more most much my no not now of off on one only or other our out over please put really shall
     she should so some something such tell than thank thanks that the their them then there these they thing things
     this those to too up us very want was we were what when where which while who whom whose why will with would yes
-    you your youre cant dont doesnt didnt isnt wont couldnt wouldnt hello hi hey""".split()
-)
+    you your youre cant dont doesnt didnt isnt wont couldnt wouldnt hello hi hey
+"""
+_JOINING = frozenset(_JOINING_WORDS.split())
 _END = re.compile(rf"(?<=[.!?])\s+(?=[\"'“(A-Z0-9{_HAN}])|(?<=[。！？])\s*")
 _BULLET = re.compile(r"^(?:[-*•]|\d{1,2}[.)])\s+")
 _ENDINGS = ("ings", "ing", "ies", "ied", "ed", "es", "s", "e", "y")
