@@ -35,8 +35,9 @@ export async function call(method, path, body) {
   return value;
 }
 
-export function notice(text) {
+export function notice(text, warns = true) {
   $("notice").textContent = text ?? "";
+  $("notice").classList.toggle("warn", warns);
   $("notice").hidden = !text;
 }
 
@@ -46,13 +47,14 @@ export function clock(seconds) {
   });
 }
 
-const percent = (share) => `${Math.round(Math.min(1, Math.max(0, share)) * 100)} %`;
+const inside = (share) => Math.min(1, Math.max(0, share));
+const percent = (share) => `${Math.round(inside(share) * 100)} %`;
 
 function bar(value, needed) {
   const filled = make("i");
-  filled.style.width = percent(value);
+  filled.style.width = `${inside(value) * 100}%`;
   const mark = make("b");
-  mark.style.left = percent(needed);
+  mark.style.left = `${inside(needed) * 100}%`;
   const text = needed > 1 ? percent(value) : `${percent(value)}, ${words.needed} ${percent(needed)}`;
   return [
     make("div", { class: "bar", "aria-hidden": "true" }, filled, needed > 1 ? null : mark),
@@ -60,12 +62,14 @@ function bar(value, needed) {
   ];
 }
 
+// A source -> what it is called.
+export const nameOf = (each) => (each.heading === each.title ? each.title : `${each.title} – ${each.heading}`);
+
 function source(each, used) {
   const scores = [`${words.wording} ${percent(each.coverage)}`];
   if (each.cosine !== null) scores.unshift(`${words.meaning} ${percent(each.cosine)}`);
-  const name = each.heading === each.title ? each.title : `${each.title}: ${each.heading}`;
   return make("li", used ? { class: "used" } : {},
-    make("a", { href: each.url, target: "_blank", rel: "noopener" }, name),
+    make("a", { href: each.url, target: "_blank", rel: "noopener" }, nameOf(each)),
     make("p", {}, scores.join(" · ")));
 }
 

@@ -1,13 +1,12 @@
 // The customer's page. What is shown is what the desk has stored: every answer and event carries the messages.
 
-import { $, call, how, known, make, notice, Refused, sends, words } from "./common.js";
+import { $, call, how, known, make, nameOf, notice, Refused, sends, words } from "./common.js";
 
 const log = $("log");
 const text = $("text");
 const shown = new Map();  // message id -> its element
 let chosen = null;
 let waiting = null;  // the line that says that an answer is looked for
-let offline = false;
 
 function choose(message, open) {
   chosen = message.id;
@@ -22,28 +21,27 @@ function choose(message, open) {
   }
 }
 
-function voteButton(message, vote, label, sign) {
+function voteButton(message, vote, label) {
   const pressed = message.vote === vote;
   return make("button", {
-    type: "button", "aria-pressed": String(pressed), "aria-label": label, title: label,
+    type: "button", class: `vote ${vote}`, "aria-pressed": String(pressed), "aria-label": label, title: label,
     onclick: () => act("POST", "/api/votes", { message: message.id, vote: pressed ? null : vote }),
-  }, sign);
+  });
 }
 
 function under(message) {
   const made = message.made;
   const parts = [];
   if (made.route === "passages") {
-    const best = made.sources[0];
-    const name = best.heading === best.title ? best.title : `${best.title}: ${best.heading}`;
-    parts.push(make("p", { class: "from" }, `${words.source}: `,
-      make("a", { href: best.url, target: "_blank", rel: "noopener" }, name)));
+    const [best] = made.sources;
+    parts.push(make("p", { class: "from" }, `${words.source} `,
+      make("a", { href: best.url, target: "_blank", rel: "noopener" }, nameOf(best))));
   }
   parts.push(make("button", {
     type: "button", class: "show", "aria-pressed": "false", "aria-controls": "how", onclick: () => choose(message, true),
-  }, words.how));
+  }, words.how_short));
   if (made.route === "template" || made.route === "passages") {
-    parts.push(voteButton(message, "up", words.helpful, "👍"), voteButton(message, "down", words.unhelpful, "👎"));
+    parts.push(voteButton(message, "up", words.helpful), voteButton(message, "down", words.unhelpful));
   }
   return make("div", { class: "under" }, ...parts);
 }
@@ -71,7 +69,8 @@ function show(state) {
   if (last) choose(last, false);
   if (waiting) log.append(waiting);
   if (atEnd || state.messages.length) log.scrollTop = log.scrollHeight;
-  if (!offline) notice(state.ticket ? words[state.ticket === "answered" ? "answered" : "waiting"] : state.assistant ? "" : words.away);
+  if (!state.assistant) notice(words.away);
+  else notice(state.ticket ? words[state.ticket === "answered" ? "answered" : "waiting"] : "", false);
   $("person").disabled = Boolean(state.ticket);
 }
 
@@ -122,12 +121,8 @@ document.addEventListener("keydown", (event) => event.key === "Escape" && $("how
 
 function listen() {
   const events = new EventSource(`/api/events?lang=${known.lang}`);
-  events.onmessage = (event) => {
-    offline = false;
-    show(JSON.parse(event.data));
-  };
+  events.onmessage = (event) => show(JSON.parse(event.data));
   events.onerror = () => {
-    offline = true;
     notice(words.offline);
     if (events.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
   };

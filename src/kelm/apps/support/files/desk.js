@@ -54,9 +54,9 @@ function draw(ticket) {
   $("about").textContent =
     `#${ticket.id} · ${words[`state_${ticket.state}`]} · ${clock(ticket.opened)} · ${words[`why_${ticket.why}`]}`;
   $("log").replaceChildren(...ticket.messages.map(message));
-  $("log").scrollTop = $("log").scrollHeight;
   $("how-body").replaceChildren(ticket.guess ? how(ticket.guess) : "");
   $("reply").hidden = ticket.state === "closed";
+  $("log").scrollTop = $("log").scrollHeight;
 }
 
 async function open(id) {
