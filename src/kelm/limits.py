@@ -133,6 +133,20 @@ DRAIN_S = _num("drain_s", 0, 3600, 5, "seconds", "what SIGTERM leaves to unfinis
 MEMORY_BYTES = _int("memory", 64 * MIB, 1 << 50, None, "bytes", "under it no model and its KV fit")
 MEMORY_SHARE = _num("memory", 0.01, 1, 0.7, "", "of the least of RAM, cgroup limit and what is available at start")
 
+JOB_MEMORY_SHARE = _num("job_memory", 0.01, 1, 0.25, "", "of the same; what the serving worker's share leaves")
+
+# --- Jobs (tune, compress, evaluate) -----------------------------------------------------------------------
+JOBS_RUNNING = _int("jobs_running", 1, 64, 1, "jobs", "at once: each has a copy of its model, and all share the cores")
+JOBS_QUEUED = _int("jobs_queued", 1, 4096, 64, "jobs", "that wait for their turn; over it: 429")
+JOBS_KEPT = _int("jobs_kept", 1, 4096, 64, "jobs", "that have ended; the oldest go, folders and logs")
+JOB_DEATHS = _int("job_deaths", 1, 16, 3, "deaths", "a job whose process was killed so often is failed")
+JOB_STOP_S = _num("job_stop", 0.1, 600, 10, "seconds", "what Stop leaves to a job's process before SIGKILL")
+JOB_DATA_BYTES = _int("data", 0, 16 * MIB, None, "bytes", "sent in one body, where JSON may double it")
+JOB_LOG_BYTES = _int("log", 1, MIB, 256 * 1024, "bytes", "of one answer of the log's door")
+JOB_LINE_BYTES = _int("line", 1, 1 << 16, 4096, "bytes", "of a job's log; a longer one is cut")
+JOB_ID = _int("pid", 1, (1 << 53) - 1, None, "", "JSON numbers are exact up to it")
+PIDS_AT_ONCE = _int("pids", 1, 1 << 20, 10_000, "pids", "reserved on disk in one go; a crash skips what is left")
+
 # --- Memory ----------------------------------------------------------------------------------------------
 BLOCK_TOKENS = _int("block_tokens", 1, 256, 16, "tokens", "of one KV block")
 SLAB_BYTES = _int("slab_bytes", 2 * MIB, GIB, 2 * MIB, "bytes", "the unit in which the arena is handed to models")
@@ -172,6 +186,12 @@ HEADS = _int("num_attention_heads", 1, 4096, None, "heads", "of one layer")
 HEAD_DIM = _int("head_dim", 1, 4096, None, "", "of one head")
 POSITIONS = _int("max_position_embeddings", 1, 1 << 24, None, "tokens", "the longest context a checkpoint may claim")
 LABELS = _int("num_labels", 1, 1 << 16, None, "labels", "of a classifier")
+LORA_RANK = _int("r", 1, 4096, None, "", "of a low-rank layer: two products of that width a linear")
+VARIANT_LAYERS = _int("layers", 1, 256, None, "layers", "of one version: each is applied when it is loaded")
+VARIANT_VERSIONS = _int("versions", 1, 10_000, None, "versions", "of one variant, in one file that is read in one go")
+VERSION_FACTS_BYTES = _int("evaluation", 0, 64 * 1024, None, "bytes", "evaluation and settings of a version, as JSON")
+VERSION_NOTE_BYTES = _int("note", 0, 4096, None, "bytes", "of UTF-8; shown in a table")
+HISTORY_EVENTS = _int("events", 1, 1 << 16, 1000, "events", "kept of what happened to a variant, newest last")
 WIRE_FRAME_BYTES = _int("frame", 0, 256 * MIB, None, "bytes", "one message between daemon and worker")
 GRAMMAR_BYTES = _int("grammar", 1, 256 * 1024, None, "bytes", "compiled once per request")
 
@@ -204,6 +224,12 @@ EVAL_LINE_BYTES = _int("line", 2, 32 * MIB, None, "bytes", "parsed in one go; as
 EVAL_LABELS = _int("labels", 2, 256, None, "labels", "a decoder reads each row once for every one of them")
 EVAL_CLASSES = _int("labels", 2, 2048, None, "labels", "of a classifier: the confusion matrix has its square")
 EVAL_MAX_TOKENS = _int("max_tokens", 1, 1 << 20, 256, "tokens", "of one generated answer; the context bounds it too")
+
+# --- Data and settings of `kelm tune` ----------------------------------------------------------------------
+TUNE_EPOCHS = _int("epochs", 1, 1000, None, "epochs", "at most; early stopping ends sooner")
+TUNE_RATE = _num("learning_rate", 1e-7, 1, None, "", "the peak, after the warm-up")
+TUNE_RANK = _int("rank", 1, 256, None, "", "of the low-rank matrices")
+TUNE_SEED = _int("seed", 0, (1 << 63) - 1, 1, "", "every random choice of a job derives from it")
 
 # --- The support desk (`kelm support`) ---------------------------------------------------------------------
 SUPPORT_PORT = _int("port", 0, 65535, 8440, "", "0 takes a free port")

@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tune": SHARED | {"models", "observe", "ops", "store", "text"},
     "library": SHARED | {"store", "text", "worker"},
     "evaluate": {"limits", "errors", "suggest", "library", "store", "text"},
+    "jobs": SHARED | {"evaluate", "store", "tune"},
     "boot": SHARED | {"kernel", "observe", "serve", "store", "text"},
     "apps": {"limits", "errors", "clock", "suggest", "origin", "text"},
     "doctor": SHARED | {"kernel", "ops", "store"},
@@ -53,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Room or top-level module -> rooms it may import besides itself. A new room starts by adding its row."""
 
-TORCH_ROOMS = {"evaluate", "models", "worker", "library", "ops", "tune", "cluster", "testing"}
+TORCH_ROOMS = {"evaluate", "jobs", "models", "worker", "library", "ops", "tune", "cluster", "testing"}
 NO_TORCH = set(MAY_IMPORT) - TORCH_ROOMS
 """Rooms of the daemon and the command line: importing torch would cost them 2 s and 220 MB."""
 

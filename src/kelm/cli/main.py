@@ -124,15 +124,24 @@ def shutdown() -> None:
 @app.command()
 def ps(
     models: Annotated[bool, typer.Option("--models", help="the models in memory instead of the requests")] = False,
+    all_: Annotated[bool, typer.Option("--all", "-a", help="jobs that have ended too")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the running requests, or loaded models.
+    """List the running requests and jobs, or loaded models.
 
-    Models in memory with --models, the requests being answered without.
+    Models in memory with --models, the requests being answered and the jobs at work without.
     """
     from kelm.cli import running
 
-    running.ps(models, as_json)
+    running.ps(models, all_, as_json)
+
+
+@app.command()
+def cancel(pid: Annotated[int, typer.Argument(metavar="PID", min=1, help="of `kelm ps`")]) -> None:
+    """End a process: a running answer, or a job."""
+    from kelm.cli import running
+
+    running.cancel(pid)
 
 
 @app.command()
@@ -257,13 +266,17 @@ def support(
 
 @app.command("logs")
 def logs_(
+    pid: Annotated[int | None, typer.Argument(metavar="PID", min=1, help="of a job, instead of the daemon's")] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as the log grows")] = False,
     lines: Annotated[int, typer.Option("-n", metavar="N", min=0, help="the last N lines")] = 100,
 ) -> None:
-    """Print the log of the background daemon."""
+    """Print the log of the background daemon, or of a job.
+
+    With -f, goes on until the job has ended; with Ctrl-C it goes on unwatched.
+    """
     from kelm.cli import logs
 
-    logs.show(follow, lines)
+    logs.show(follow, lines) if pid is None else logs.show_job(pid, follow, lines)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Commands about what the daemon runs: ps, stop."""
+"""Commands about what the daemon runs: ps, cancel, stop."""
 
 from __future__ import annotations
 
@@ -8,17 +8,41 @@ from kelm.config import load_settings
 from kelm.store import Name
 
 
-def ps(models: bool, as_json: bool) -> None:
+def ps(models: bool, ended: bool, as_json: bool) -> None:
+    """``ended``: jobs that have ended too."""
     kind = "models" if models else "processes"
-    rows = find(load_settings()).call("GET", f"/admin/{kind}")[kind]
+    client = find(load_settings())
+    rows = client.call("GET", f"/admin/{kind}")[kind]
+    if ended and not models:
+        rows = _merged(rows, client.call("GET", "/admin/jobs")["jobs"])
     if as_json:
         print_json(rows)
     elif models:
         model_columns = ("MODEL", "STATE", "EXECUTOR", "DTYPE", "PARAMETERS", "WEIGHTS", "CONTEXT", "REQUESTS")
         print_table(model_columns, [_model(row) for row in rows])
     else:
-        columns = ("PID", "MODEL", "KIND", "STATE", "EXECUTOR", "PROMPT", "CACHED", "GENERATED", "SECONDS", "TENANT")
+        columns = (
+            *("PID", "MODEL", "KIND", "STATE", "EXECUTOR", "PROMPT", "CACHED", "GENERATED", "SECONDS", "TENANT"),
+            "PROGRESS",
+        )
         print_table(columns, [_process(row) for row in rows])
+
+
+def cancel(pid: int) -> None:
+    state = find(load_settings()).call("POST", f"/admin/processes/{pid}/cancel", {})["state"]
+    print(f"{pid} was cancelled" if state == "cancelled" else f"{pid} had ended already: {state}")
+
+
+def progress_of(row: Json) -> str:
+    """How far a job is, in a few words; empty for what has no progress."""
+    if row.get("error"):
+        return str(row["error"]["message"])
+    progress = row.get("progress")
+    if not progress:
+        return ""
+    share = f"{progress['done'] / progress['total']:.0%}" if progress["total"] else ""
+    figures = (f"{name} {value:.4g}" for name, value in progress["figures"].items())
+    return "  ".join(part for part in (share, progress["note"], *figures) if part)
 
 
 def stop(model: str) -> None:
@@ -38,7 +62,13 @@ def _process(row: Json) -> tuple[object, ...]:
         row["generated_tokens"],
         round(row["seconds"], 1),
         row["tenant"],
+        progress_of(row),
     )
+
+
+def _merged(processes: list[Json], jobs: list[Json]) -> list[Json]:
+    by_pid = {row["pid"]: row for row in (*processes, *jobs)}
+    return [by_pid[pid] for pid in sorted(by_pid)]
 
 
 def _model(row: Json) -> tuple[object, ...]:

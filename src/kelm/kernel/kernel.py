@@ -12,15 +12,17 @@ from contextlib import suppress
 
 from kelm.clock import Clock
 from kelm.config import Settings
-from kelm.errors import Cancelled, Unavailable, UnsupportedModel
+from kelm.errors import Cancelled, NotFound, Unavailable, UnsupportedModel
 from kelm.kernel import control
 from kelm.kernel.admission import Admission, check_prompt
 from kelm.kernel.choice import Choice
 from kelm.kernel.daemonfile import DaemonFile
 from kelm.kernel.dispatch import Dispatcher
 from kelm.kernel.encodings import Array, EncodeJob
+from kelm.kernel.jobs import Jobs
 from kelm.kernel.loads import Loads
 from kelm.kernel.models import Model, Models
+from kelm.kernel.pids import Pids
 from kelm.kernel.process import Process
 from kelm.kernel.processes import ProcessTable, Record, Task
 from kelm.kernel.proof import Proof, warm_up
@@ -52,7 +54,9 @@ class Kernel:
         self.watchdog = LoopWatchdog(self.metrics, clock)
         self.shutdown_requested = asyncio.Event()
         """Set by ``request_shutdown``; whoever runs the daemon waits for it."""
-        self._table = ProcessTable()
+        self._pids = Pids(settings.home)
+        self._table = ProcessTable(self._pids.draw)
+        self.jobs = Jobs(settings, self._pids.draw, clock)
         self._admission = Admission(settings.max_num_seqs, settings.max_queued, self._table, random.Random())
         self._dispatcher = Dispatcher(self._table, self._send)
         self._loads = Loads(self._send)
@@ -86,6 +90,7 @@ class Kernel:
         except Unavailable:
             await self._stop()
             raise
+        self._pids.at_least(await self.jobs.start())
         self._admission.open()
         self._warm = asyncio.create_task(warm_up(self.store, self.resolve), name="warm-up")
         self._tasks.append(self._warm)
@@ -109,11 +114,13 @@ class Kernel:
     async def drain(self, seconds: float) -> None:
         """Admit nobody, give what runs ``seconds``, end the rest with Unavailable, then end worker and helper."""
         self._admission.close("the daemon is shutting down")
+        stopping = asyncio.create_task(self.jobs.stop(), name="stop jobs")
         deadline_s = self.clock.monotonic_s() + seconds
         while len(self._table) and self.clock.monotonic_s() < deadline_s:
             await asyncio.sleep(min(_ROUND_S, max(0.0, deadline_s - self.clock.monotonic_s())))
         for job in self._table:
             job.fail(Unavailable("the daemon shut down before this request was finished"))
+        await stopping
         await self._stop()
 
     # --- models --------------------------------------------------------------------------------------------
@@ -161,12 +168,23 @@ class Kernel:
         self._work.enter(job)
         return await job.result()
 
+    async def cancel(self, pid: int) -> str:
+        """End a process of any kind. Returns the state it ended in: done, if it was faster. Raises NotFound."""
+        process = self._table.get(pid)
+        if process is not None:
+            process.fail(Cancelled(f"process {pid} was cancelled by an operator"))
+            return process.record.state
+        if self.jobs.has(pid):
+            return await self.jobs.cancel(pid)
+        raise NotFound(f"there is no process {pid}; `kelm ps` lists those that there are", param="pid")
+
     # --- looking -------------------------------------------------------------------------------------------
 
     def processes(self) -> list[control.Row]:
-        """Unfinished processes in order of arrival; see control.process_row for the keys."""
+        """Unfinished processes in order of arrival; see control.process_row and BackgroundJob.row for the keys."""
         now_s = self.clock.monotonic_s()
-        return [control.process_row(job, self._models.by_key(job.record.key), now_s) for job in self._table]
+        rows = [control.process_row(job, self._models.by_key(job.record.key), now_s) for job in self._table]
+        return sorted(rows + self.jobs.rows(ended=False), key=lambda row: row["pid"])
 
     def resident(self) -> list[control.Row]:
         """Models in the worker or on their way there; see control.model_row for the keys."""
@@ -252,6 +270,7 @@ class Kernel:
             with suppress(asyncio.CancelledError):
                 await task
         if self._file is not None:
+            self._pids.give_back()
             self._file.release()
             self._file = None
 

@@ -9,7 +9,8 @@ queued ──► running ──► done
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -17,7 +18,7 @@ from kelm.errors import KelmError
 from kelm.kernel.requests import EncodingTask
 from kelm.wire.messages import Encode, Submit
 
-Task = Literal["generate"] | EncodingTask
+Task = Literal["generate"] | EncodingTask | Literal["tune", "compress", "evaluate"]
 State = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
 
 _ENDS: frozenset[State] = frozenset({"done", "failed", "cancelled"})
@@ -103,15 +104,12 @@ class Job(Protocol):
 
 
 class ProcessTable:
-    """Unfinished jobs by pid, in order of arrival. Pids are never used again."""
+    """Unfinished jobs by pid, in order of arrival. Pids are never used again; ``new_pid`` gives the next one
+    (pids.py; default: counted from 1)."""
 
-    def __init__(self) -> None:
+    def __init__(self, new_pid: Callable[[], int] | None = None) -> None:
         self._jobs: dict[int, Job] = {}
-        self._next_pid = 1
-
-    def new_pid(self) -> int:
-        pid, self._next_pid = self._next_pid, self._next_pid + 1
-        return pid
+        self.new_pid: Callable[[], int] = new_pid or itertools.count(1).__next__
 
     def add(self, job: Job) -> None:
         self._jobs[job.record.pid] = job

@@ -24,6 +24,7 @@ from kelm.serve import (
     completions,
     embeddings,
     fields,
+    jobs,
     replies,
     requests,
     score,
@@ -54,6 +55,7 @@ POST: dict[str, Post] = {
     "/detokenize": (requests.DetokenizeRequest, tokens.answer_detokenize),
     "/admin/models/load": (requests.ModelRequest, admin.answer_load),
     "/admin/models/unload": (requests.ModelRequest, admin.answer_unload),
+    "/admin/jobs": (requests.JobRequest, jobs.answer_start),
     "/admin/shutdown": (requests.EmptyRequest, admin.answer_shutdown),
 }
 
@@ -61,6 +63,7 @@ GET: dict[str, Get] = {
     "/v1/models": catalog.answer_list,
     "/admin/processes": admin.answer_processes,
     "/admin/models": admin.answer_models,
+    "/admin/jobs": jobs.answer_list,
     "/health": status.answer_health,
     "/ready": status.answer_ready,
     "/metrics": status.answer_metrics,
@@ -94,6 +97,19 @@ def create_app(kernel: Kernel, store: Shelf, settings: Settings, clock: Clock = 
     @app.get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> Response:
         return await catalog.answer_one(call(request), name)
+
+    @app.get("/admin/jobs/{pid}")
+    async def job(request: Request, pid: str) -> Response:
+        return await jobs.answer_one(call(request), pid)
+
+    @app.get("/admin/jobs/{pid}/log")
+    async def job_log(request: Request, pid: str, start: str = "0") -> Response:
+        return await jobs.answer_log(call(request), pid, start)
+
+    @app.post("/admin/processes/{pid}/cancel")
+    async def cancel(request: Request, pid: str) -> Response:
+        await body.read(request, requests.EmptyRequest)
+        return await jobs.answer_cancel(call(request), pid)
 
     @app.get("/tokenizer_info")
     async def tokenizer_info(request: Request, model: str | None = None) -> Response:

@@ -14,6 +14,7 @@ from kelm.kernel.requests import Chunk, Encoding, Generation, Usage
 from kelm.store.manifest import Manifest
 from kelm.text.chat import Chat
 from kelm.text.tokenizer import Tokenizer
+from kelm.wire.jobs import Spec
 from kelm.wire.messages import Loaded
 
 Json = dict[str, Any]
@@ -60,6 +61,22 @@ class Helper(Protocol):
     async def compile_grammar(self, files: dict[str, str], grammar: str) -> None: ...
 
 
+class Job(Protocol):
+    """A tuning, compression or evaluation job."""
+
+    def row(self) -> Json: ...
+
+
+class Jobs(Protocol):
+    async def submit(self, spec: Spec, data: bytes | None) -> Job: ...
+
+    def get(self, pid: int) -> Job: ...
+
+    def rows(self, *, ended: bool) -> list[Json]: ...
+
+    async def read_log(self, pid: int, offset: int) -> Json: ...
+
+
 class Metrics(Protocol):
     @property
     def content_type(self) -> str: ...
@@ -68,6 +85,9 @@ class Metrics(Protocol):
 
 
 class Kernel(Protocol):
+    @property
+    def jobs(self) -> Jobs: ...
+
     @property
     def helper(self) -> Helper: ...
 
@@ -93,6 +113,8 @@ class Kernel(Protocol):
     def resident(self) -> list[Json]: ...
 
     def worker(self) -> Json: ...
+
+    async def cancel(self, pid: int) -> str: ...
 
     def request_shutdown(self) -> None: ...
 
