@@ -239,7 +239,6 @@ SUPPORT_ARTICLES = _int("articles", 1, 5000, None, "files", "read at every start
 SUPPORT_PASSAGE_CHARS = _int("passage", 100, 4000, 1000, "characters", "what fits a small embedding model's context")
 SUPPORT_PASSAGES = _int("passages", 1, 20_000, None, "passages", "their vectors are held in memory")
 SUPPORT_EXAMPLES = _int("rows", 1, 100_000, None, "rows", "of intents.csv and calibration.csv")
-SUPPORT_EXAMPLE_CHARS = _int("text", 1, 2000, None, "characters", "as a customer's message")
 SUPPORT_SLOTS = _int("slots", 0, 16, None, "slots", "of a template; each missing one is a question back")
 SUPPORT_PATTERN_CHARS = _int("pattern", 1, 200, None, "characters", "of a slot's regular expression")
 SUPPORT_PATTERN_WAYS = _int("pattern", 1, 4096, None, "ways", "to try at each character of the longest message")

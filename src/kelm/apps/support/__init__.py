@@ -16,5 +16,5 @@ It talks HTTP to a daemon like any client: no torch, nothing of the kernel or th
     calibration.csv  text,expect: sets the thresholds; never tuned on          examples.py, calibration.py (optional)
     .desk/           made here: desk.db (SQLite), agents.key, lock             database.py
 
-May import: limits, errors, clock, suggest, origin. Nobody but cli imports it.
+May import: limits, errors, clock, suggest, origin, text. Nobody but cli imports it.
 """

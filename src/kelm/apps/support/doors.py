@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kelm import limits
-from kelm.errors import KelmError, Unavailable, by_code
+from kelm.errors import ContextTooLong, KelmError, Unavailable, by_code
 
 Json = dict[str, Any]
 _CALL_S, _CHAT_S = limits.SUPPORT_CALL_S.value, limits.SUPPORT_CHAT_S.value
@@ -60,18 +60,33 @@ class Doors:
         return int((await self.call("GET", f"/v1/models/{quote(model, safe='/:@')}"))["created"])
 
     async def classify(self, model: str, texts: Sequence[str]) -> list[Intent]:
-        found = await self.call("POST", "/classify", {"model": model, "input": list(texts)})
+        found = await self._encode("/classify", model, texts)
         return [Intent(row["label"], float(max(row["probs"]))) for row in found["data"]]
 
     async def embed(self, model: str, texts: Sequence[str]) -> NDArray[np.float32]:
         """[texts, width], rows of length 1."""
         rows: list[NDArray[np.float32]] = []
         for start in range(0, len(texts), _BATCH):
-            batch = list(texts[start : start + _BATCH])
-            body = {"model": model, "input": batch, "encoding_format": "base64"}
-            found = await self.call("POST", "/v1/embeddings", body)
+            batch = texts[start : start + _BATCH]
+            found = await self._encode("/v1/embeddings", model, batch, encoding_format="base64")
             rows += [np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in found["data"]]
         return np.stack(rows).astype(np.float32)
+
+    async def _encode(self, path: str, model: str, texts: Sequence[str], **more: str) -> Json:
+        """Texts that are longer than the model's context are cut: their beginning is what they are about."""
+        try:
+            return await self.call("POST", path, {"model": model, "input": list(texts), **more})
+        except ContextTooLong:
+            cut = [await self._fitting(model, text) for text in texts]
+            return await self.call("POST", path, {"model": model, "input": cut, **more})
+
+    async def _fitting(self, model: str, text: str) -> str:
+        while True:
+            found = await self.call("POST", "/tokenize", {"model": model, "prompt": text})
+            count, most = found["count"], found["max_model_len"]
+            if count <= most:
+                return text
+            text = text[: len(text) * most // count - 1]
 
     async def unknown_share(self, model: str, text: str) -> float:
         """The share of the text's tokens that the model has no word for, 0 to 1. A model that was never shown a script

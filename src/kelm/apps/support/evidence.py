@@ -1,8 +1,8 @@
 """What an answer may say: sentences that a passage supports, and the best sentences of a passage as they stand.
 
-A sentence of a model is shown only when one passage has most of its terms and all of its numbers, and denies nothing
-that the nearest sentence there doesn't deny, or the other way round. Word by word, so it lets a true sentence in other
-words go, and would let two true halves be joined wrongly; it can't be talked out of it.
+A sentence of a model is shown only when one passage has most of its terms and all of its numbers and names, and denies
+nothing that the nearest sentence there doesn't deny, or the other way round. Word by word: a true sentence in other
+words is left out, and true halves that are joined wrongly are not seen; but nothing can talk it into anything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from kelm import limits
 from kelm.apps.support.index import Vectors
-from kelm.apps.support.texts import negated, numbers, sentences, stems
+from kelm.apps.support.texts import names, negated, numbers, pieces, sentences, stems
 
 _OVERLAP = limits.SUPPORT_OVERLAP.value
 _FEWEST_TERMS = 2
@@ -31,7 +31,7 @@ class Checked:
 
 def check(answer: str, passages: Sequence[str], *, complete: bool) -> Checked:
     """``complete``: the answer came to its own end, so its last sentence is whole."""
-    found = sentences(answer)
+    found = pieces(answer)
     if not complete and found:
         found.pop()
     kept: list[str] = []
@@ -46,14 +46,14 @@ def check(answer: str, passages: Sequence[str], *, complete: bool) -> Checked:
 
 
 def support(sentence: str, passage: str) -> float:
-    """The share of the sentence's terms that the passage has; 0 when a number or a denial speaks against it."""
-    wanted = stems(sentence)
-    if len(wanted) < _FEWEST_TERMS or not numbers(sentence) <= numbers(passage):
+    """The share of the sentence's terms that the passage has; 0 when a number, a name or a denial is against it."""
+    wanted, known = stems(sentence), stems(passage)
+    if len(wanted) < _FEWEST_TERMS or not numbers(sentence) <= numbers(passage) or not names(sentence) <= known:
         return 0.0
     nearest = max(sentences(passage), key=lambda other: len(wanted & stems(other)), default="")
     if negated(sentence) != negated(nearest):
         return 0.0
-    return len(wanted & stems(passage)) / len(wanted)
+    return len(wanted & known) / len(wanted)
 
 
 def quotable(passage: str) -> list[str]:

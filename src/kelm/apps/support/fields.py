@@ -15,10 +15,23 @@ T = TypeVar("T")
 _LEFT_OUT: Any = object()
 
 
+class _Loader(yaml.SafeLoader):
+    """As YAML wants it, and PyYAML does not have it: a key that comes twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else key
+            if name in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: the key {name!r} comes twice")
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def parse_yaml(name: str, text: str) -> Any:
     """Raises ConfigError with the line when it is not YAML."""
     try:
-        return yaml.safe_load(text)
+        return _Loader(text).get_single_data()
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
 

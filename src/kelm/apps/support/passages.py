@@ -16,6 +16,7 @@ from markdown_it.token import Token
 
 from kelm import limits
 from kelm.errors import ConfigError
+from kelm.text import rows
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).disable("image").enable("table")
@@ -60,17 +61,14 @@ class Article:
 
 
 def read(path: Path) -> Article:
-    """Raises ConfigError for a name that makes no address, text that is not UTF-8, no title or no text."""
+    """Raises ConfigError for a name that makes no address, no title or no text, InvalidRequest for what isn't UTF-8."""
     where = f"articles/{path.name}"
     if not _NAME.fullmatch(path.stem):
         raise ConfigError(f"{where}: name it with small letters, digits, - and _, at most 64: the name is its address")
     raw = path.read_bytes()
     if len(raw) > limits.SUPPORT_ARTICLE_BYTES.most:
         raise ConfigError(f"{where}: {len(raw)} bytes, the limit is {limits.SUPPORT_ARTICLE_BYTES.most}; split it")
-    try:
-        tokens = _MARKDOWN.parse(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{where}: not UTF-8 at byte {error.start + 1}; save it as UTF-8") from None
+    tokens = _MARKDOWN.parse(rows.decode(raw, where))
     sections = list(_sections(tokens))
     title = sections[0].heading if sections and sections[0].level == 1 else ""
     if not title:

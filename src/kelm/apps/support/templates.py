@@ -105,7 +105,11 @@ def _slot(name: str, raw: Any) -> Slot:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{FILE}: {at}: a slot's name is small letters, digits and _, got {limits.shown(name)}")
     fields = Fields(f"{FILE}: {at}", raw, ("pattern", "ask"))
-    return Slot(name, _pattern(f"{at}: pattern", fields.text("pattern")), _texts(f"{at}: ask", fields.value("ask")))
+    return Slot(
+        name,
+        _pattern(f"{at}: pattern", fields.text("pattern", most=int(limits.SUPPORT_PATTERN_CHARS.most))),
+        _texts(f"{at}: ask", fields.value("ask")),
+    )
 
 
 def _texts(at: str, raw: Any) -> Texts:
@@ -124,8 +128,6 @@ def _texts(at: str, raw: Any) -> Texts:
 
 def _pattern(at: str, text: str) -> re.Pattern[str]:
     """The compiled pattern, if it can't run for long: see the top of this file."""
-    if len(text) > limits.SUPPORT_PATTERN_CHARS.most:
-        raise ConfigError(f"{FILE}: {at}: longer than {limits.SUPPORT_PATTERN_CHARS.most} characters")
     try:
         pattern = re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:

@@ -29,6 +29,8 @@ _JOINING_WORDS = """
 """
 _JOINING = frozenset(_JOINING_WORDS.split())
 _END = re.compile(rf"(?<=[.!?])\s+(?=[\"'“(A-Z0-9{_HAN}])|(?<=[。！？])\s*")
+_STOP = re.compile(r"(?<=[.!?])\s+")
+_WORD = re.compile(r"[^\W_]+")
 _BULLET = re.compile(r"^(?:[-*•]|\d{1,2}[.)])\s+")
 _ENDINGS = ("ings", "ing", "ies", "ied", "ed", "es", "s", "e", "y")
 _NEGATIONS = re.compile(r"\b(?:no|not|never|none|nor|neither|without|cannot|nothing)\b|n['’]t\b|[不没无未别非]")
@@ -68,6 +70,16 @@ def sentences(text: str) -> list[str]:
     """The sentences of a text, in order, each as it stands; a line or an item of a list ends one too."""
     lines = (_BULLET.sub("", line.strip()) for line in text.splitlines())
     return [sentence.strip() for line in lines for sentence in _END.split(line) if sentence.strip()]
+
+
+def pieces(text: str) -> list[str]:
+    """As `sentences`, but every full stop before a blank ends one: nothing hangs on to a sentence unseen."""
+    return [piece.strip() for sentence in sentences(text) for piece in _STOP.split(sentence) if piece.strip()]
+
+
+def names(text: str) -> set[str]:
+    """Stems of the words with a capital letter, but for the first word."""
+    return {stem for word in _WORD.findall(text)[1:] if word[0].isupper() for stem in stems(word)}
 
 
 def numbers(text: str) -> set[str]:
