@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "origin": set(),
     "machine": {"limits", "errors"},
     "config": {"limits", "errors", "machine", "suggest"},
+    "context": SHARED | {"store"},
     "observe": SHARED,
     "memory": PURE,
     "sched": PURE | {"memory"},
@@ -41,20 +42,35 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernel": SHARED | {"memory", "observe", "sched", "store", "text"},
     "serve": SHARED | {"kernel", "observe", "store", "text"},
     "cluster": {"limits", "errors", "store"},
-    "tune": SHARED | {"models", "observe", "ops", "store", "text"},
+    "tune": SHARED | {"context", "evaluate", "models", "observe", "ops", "store", "text"},
     "library": SHARED | {"store", "text", "worker"},
-    "evaluate": {"limits", "errors", "suggest", "library", "store", "text"},
-    "jobs": SHARED | {"evaluate", "store", "tune"},
+    "evaluate": {"limits", "errors", "suggest", "wire", "context", "library", "store", "text"},
+    "compress": SHARED | {"context", "evaluate", "library", "models", "ops", "store", "text"},
+    "jobs": SHARED | {"compress", "context", "evaluate", "store", "tune"},
     "boot": SHARED | {"kernel", "observe", "serve", "store", "text"},
     "apps": {"limits", "errors", "clock", "suggest", "origin", "text"},
     "doctor": SHARED | {"kernel", "ops", "store"},
     "cli": SHARED
-    | {"apps", "boot", "doctor", "evaluate", "kernel", "library", "observe", "ops", "serve", "store", "text", "tune"},
+    | {
+        "apps",
+        "boot",
+        "compress",
+        "doctor",
+        "evaluate",
+        "kernel",
+        "library",
+        "observe",
+        "ops",
+        "serve",
+        "store",
+        "text",
+        "tune",
+    },
     "testing": SHARED | {"kernel", "memory", "models", "observe", "ops", "sched", "store", "text", "worker"},
 }
 """Room or top-level module -> rooms it may import besides itself. A new room starts by adding its row."""
 
-TORCH_ROOMS = {"evaluate", "jobs", "models", "worker", "library", "ops", "tune", "cluster", "testing"}
+TORCH_ROOMS = {"compress", "evaluate", "jobs", "models", "worker", "library", "ops", "tune", "cluster", "testing"}
 NO_TORCH = set(MAY_IMPORT) - TORCH_ROOMS
 """Rooms of the daemon and the command line: importing torch would cost them 2 s and 220 MB."""
 

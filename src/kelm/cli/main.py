@@ -228,6 +228,70 @@ def pretrain(
     training.pretrain(recipe, out or recipe.parent / "model", fresh)
 
 
+@app.command()
+def tune(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="the model to teach", autocompletion=_models)],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="a CSV or JSON Lines file", exists=True, dir_okay=False)],
+    name: Annotated[str | None, typer.Option("--name", metavar="VARIANT", help="[the file's name]")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="until BASE@VARIANT is served")] = False,
+    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="at most [the method's]")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", metavar="RATE", help="the peak [the method's]")
+    ] = None,
+    rank: Annotated[int | None, typer.Option("--rank", metavar="N", help="of the adapter [the method's]")] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="of every random choice")] = 1,
+) -> None:
+    """Teach a model from your examples.
+
+    A CSV with the columns text,label makes an encoder a classifier. JSON Lines with {"messages": [...]} teach a model
+    that chats. The job runs in the daemon, which is started if none runs; the result is BASE@VARIANT.
+    """
+    from kelm.cli import tuning
+
+    wanted = {"epochs": epochs, "learning_rate": learning_rate, "rank": rank, "seed": seed}
+    tuning.tune(base, data, name, wanted, wait)
+
+
+@app.command()
+def compress(
+    model: Model,
+    bits: Annotated[int | None, typer.Option("--bits", metavar="8|4", help="round the weights to so many")] = None,
+    group: Annotated[
+        int | None, typer.Option("--group", metavar="32|64|128", help="weights that share a scale, of 4 bits [32]")
+    ] = None,
+    head: Annotated[bool, typer.Option("--head", help="round an untied output head too")] = False,
+    drop_layers: Annotated[
+        int, typer.Option("--drop-layers", metavar="N", help="remove the N layers that matter least")
+    ] = 0,
+    drop: Annotated[str | None, typer.Option("--drop", metavar="LAYERS", help="remove these, such as 3,5")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="of the result [MODEL:int4 ...]")] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            "--text", metavar="FILE", exists=True, dir_okay=False, help="measure perplexity on it [MODEL writes one]"
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="until the result is served, and print what it cost")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="PNG", help="with --wait: draw the figures")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a smaller model: fewer bits, fewer layers.
+
+    The result is a model of its own, in the compressed-tensors format that vLLM and transformers read too. A job in the
+    daemon makes it, and measures size and perplexity before and after.
+    """
+    from kelm.cli import compressing
+    from kelm.wire.jobs import Compress
+
+    layers = compressing.read_layers(drop)
+    made = name or compressing.default_name(model, bits, drop_layers or len(layers))
+    spec = Compress(
+        model=model, name=made, bits=bits, group=group, head=head,  # type: ignore[arg-type]  # checked next
+        drop_layers=drop_layers, drop=layers, file=None if text is None else text.name,
+    )  # fmt: skip
+    compressing.compress(spec, compressing.Wanted(text, out, wait, as_json))
+
+
 @app.command("eval", hidden=True)
 def eval_(
     model: Model,

@@ -62,7 +62,7 @@ class LLM:
         )
         self._engine = Engine(engine_settings, open_checkpoint, self._runner.report)
         self._own = _own_defaults(files)
-        self._grammar = Path(files[GRAMMAR]).read_text("utf-8") if GRAMMAR in files else None
+        self._grammar = (Path(files[GRAMMAR]).read_text("utf-8").strip() or None) if GRAMMAR in files else None
         self.info = self._engine.load(Load(model=self.name, files=files, dtype=_dtype(chosen.dtype)))
 
     def generate(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[Completion]:
@@ -74,7 +74,7 @@ class LLM:
 
     def chat(self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None) -> list[Completion]:
         """The assistant's next message, n times, through the checkpoint's chat template, and masked by the grammar
-        that the checkpoint carries (grammar.lark) unless ``params`` has one."""
+        that the checkpoint carries (grammar.lark, an empty one masks nothing) unless ``params`` has one."""
         prompt = chats.render(self.tokenizer, chats.Chat(messages=list(messages)))
         params = params or SamplingParams()
         if params.grammar is None and self._grammar is not None:

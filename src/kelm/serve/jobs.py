@@ -48,7 +48,7 @@ def _check(call: Call, body: JobRequest) -> None:
     call.store.resolve(body.spec.model)
     if isinstance(body.spec, jobs.Tune):
         Name.parse(f"{body.spec.base}@{body.spec.variant}")
-    if hasattr(body.spec, "file") and not body.data:
+    if body.spec.file is not None and not body.data:
         raise InvalidRequest(f"{body.spec.file:.80} is empty: there is nothing to learn from", param="data")
 
 

@@ -96,7 +96,7 @@ def check(files: Mapping[str, Path], base: BaseTensors) -> None:
         target = base.counterpart(f"{part.module}.weight")
         if target is None:
             raise file.wrong(part.a, f"{base.name} has no tensor {part.module}.weight")
-        shape = base.shape(file, target)
+        shape = base.shape(target)
         made = (file.tensors[part.b].shape[0], file.tensors[part.a].shape[1])
         if shape not in (made, made[::-1]):  # GPT-2 keeps [in, out]
             raise file.wrong(part.a, f"makes a difference of shape {list(made)}, {target} has {list(shape)}")

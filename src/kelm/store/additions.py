@@ -13,7 +13,6 @@ from kelm.store import adapter, checkpoint, delta
 from kelm.store.base_tensors import BaseTensors, Shape
 from kelm.store.blobs import Staged, Staging
 from kelm.store.folder import Folder
-from kelm.store.safetensors import read_header
 from kelm.store.tensors import TensorFile
 from kelm.store.versions import Kind, Layer, Version
 
@@ -98,11 +97,20 @@ def overrides_in(folder: Path) -> dict[str, Path]:
 
 def shapes(files: Mapping[str, str], layers: Iterable[Mapping[str, Path]]) -> dict[str, Shape]:
     """Tensor -> shape: those of a base's safetensors (file name -> path), and those that layers over it brought."""
-    headers = [read_header(path, name=name) for name, path in files.items() if name.endswith(".safetensors")]
-    found = {tensor: info.shape for header in headers for tensor, info in header.tensors.items()}
+    found: dict[str, Shape] = {}
+    for name, path in files.items():
+        if name.endswith(".safetensors"):
+            file = TensorFile(path, name)
+            found |= {tensor: info.shape for tensor, info in file.tensors.items()} | _packed(file)
     for layer in layers:
-        found |= _whole(layer, BaseTensors("", "", found, reshaped=True))
+        found |= _whole(layer, BaseTensors("", "", found))
     return found
+
+
+def _packed(file: TensorFile) -> dict[str, Shape]:
+    """The weights that packed ones stand for (compressed-tensors): their shape is a tensor."""
+    ends = [name.removesuffix("_shape") for name in file.tensors if name.endswith(".weight_shape")]
+    return {name: tuple(map(int, file.array(f"{name}_shape"))) for name in ends}
 
 
 def _whole(layer: Mapping[str, Path], below: BaseTensors) -> dict[str, Shape]:

@@ -65,7 +65,7 @@ def check(path: Path, base: BaseTensors) -> Kind:
     """Check a delta for ``base`` down to its last value; what kind of version it makes.
 
     Raises ModelFormatError: it is malformed, is for another base, names a tensor that the base lacks, has other shapes,
-    indices out of range or twice, values that are not finite.
+    indices out of range or twice, values that are not finite; UnsupportedModel: the base's tensor is quantized.
     """
     file = TensorFile(path, FILE)
     _check_metadata(file.header.metadata, base)
@@ -99,14 +99,14 @@ def _check_whole(file: TensorFile, target: str, base: BaseTensors) -> None:
 
 
 def _check_dense(file: TensorFile, target: str, base: BaseTensors) -> None:
-    shape, name = base.shape(file, target), target + DENSE
+    shape, name = base.changeable(file, target), target + DENSE
     if file.tensors[name].shape != shape:
         raise file.wrong(name, f"has the shape {list(file.tensors[name].shape)}, the base's tensor has {list(shape)}")
     file.check_finite(name)
 
 
 def _check_sparse(file: TensorFile, target: str, base: BaseTensors) -> None:
-    elements = int(np.prod(base.shape(file, target), dtype=np.int64))
+    elements = int(np.prod(base.changeable(file, target), dtype=np.int64))
     indices, values = file.tensors[target + INDICES], file.tensors[target + VALUES]
     if indices.dtype != "I64" or len(indices.shape) != 1:
         raise file.wrong(target + INDICES, f"must be I64 of one dimension, got {indices.dtype} {list(indices.shape)}")

@@ -6,11 +6,14 @@ with Done or Failed; what it writes on its output is its log.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from kelm import limits
+
 PROTOCOL = 1
+Layer = Annotated[int, msgspec.Meta(ge=0, le=int(limits.LAYERS.most))]
 
 # --- what is to be done: sent to the door as JSON, kept in the job's folder --------------------------------
 
@@ -41,7 +44,26 @@ class Evaluate(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate", tag_fi
     max_tokens: int = 256
 
 
-Spec = Tune | Evaluate
+class Compress(msgspec.Struct, frozen=True, kw_only=True, tag="compress", tag_field="kind", forbid_unknown_fields=True):
+    """Make a smaller model of a decoder; the result is the model ``name``."""
+
+    model: str
+    name: str
+    bits: Literal[4, 8] | None = None
+    """Of the linears' weights; None: as they are."""
+    group: Literal[32, 64, 128] | None = None
+    """Inputs that share a scale, with 4 bits."""
+    head: bool = False
+    """Round an untied output head too."""
+    drop_layers: Layer = 0
+    """How many layers to remove, those that change the least."""
+    drop: Annotated[tuple[Layer, ...], msgspec.Meta(max_length=int(limits.LAYERS.most))] = ()
+    """Or which."""
+    file: str | None = None
+    """Name of the text that perplexity is measured on, for messages; None: the model writes one."""
+
+
+Spec = Tune | Evaluate | Compress
 """A kind of job is one of these, one line in kelm.jobs.kinds, and a function there."""
 
 # --- daemon -> job -----------------------------------------------------------------------------------------

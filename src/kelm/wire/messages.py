@@ -156,6 +156,9 @@ class Loaded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     dtype: str
     parameters: int
     weight_bytes: int
+    """Its own."""
+    shared_bytes: int = 0
+    """Of a variant: what it uses of its base's."""
     max_context_tokens: int
     vocab: int
     hidden: int
