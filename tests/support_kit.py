@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,3 +167,61 @@ def client_of(app: FastAPI, **more: Any) -> httpx.AsyncClient:
 def events(lines: Iterable[str]) -> list[dict[str, Any]]:
     """The data of server-sent events."""
     return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+
+
+@dataclass
+class Live:
+    """A running `kelm support`."""
+
+    process: subprocess.Popen[str]
+    url: str
+    key: str
+    said: list[str]
+    """What it printed before it was ready."""
+
+    @contextmanager
+    def customer(self) -> Iterator[httpx.Client]:
+        """Somebody who has opened the page."""
+        with httpx.Client(base_url=self.url, timeout=60, trust_env=False) as http:
+            assert http.get("/").status_code == 200
+            yield http
+
+    @contextmanager
+    def person(self) -> Iterator[httpx.Client]:
+        """Somebody who has entered the key."""
+        with httpx.Client(base_url=self.url, timeout=60, trust_env=False) as http:
+            assert http.post("/desk/api/enter", json={"key": self.key}).status_code == 200
+            yield http
+
+
+@contextmanager
+def live(folder: Path, env: Mapping[str, str], *flags: str) -> Iterator[Live]:
+    """`kelm support FOLDER` on a free port, ended by SIGTERM. Its log is beside the folder."""
+    command = [sys.executable, "-m", "kelm.cli", "support", str(folder), "--port", "0", *flags]
+    with (folder.parent / f"{folder.name}.log").open("a+") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=dict(env))
+        try:
+            yield _opened(process, log.name)
+        finally:
+            process.terminate()
+            assert process.stdout is not None
+            process.stdout.close()
+            process.wait(15)
+
+
+def _opened(process: subprocess.Popen[str], log: str) -> Live:
+    said: list[str] = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        said.append(line.strip())
+        url, mark, key = line.strip().rpartition(" at ")[2].partition("/desk#")
+        if mark:
+            return Live(process, url, key, said)
+    raise AssertionError("\n".join([*said, Path(log).read_text()]))
+
+
+def ask(http: httpx.Client, text: str) -> dict[str, Any]:
+    """The desk's reply to a message."""
+    response = http.post("/api/messages", json={"text": text})
+    assert response.status_code == 200, response.text
+    return response.json()["messages"][-1]
