@@ -167,6 +167,14 @@ WORKER_START_TRIES = _int(
 COMMAND_BACKLOG_BYTES = _int(
     "command_backlog", 0, 256 * MIB, 64 * MIB, "bytes", "unsent commands past which nothing new is admitted"
 )
+SUPERSEDED_S = _num(
+    "superseded",
+    0,
+    3600,
+    10,
+    "seconds",
+    "a model that no name stands for stays so long: requests are on their way to it",
+)
 HELPER_CALL_S = _num("helper_call", 0.1, 60, 5, "seconds", "a template or grammar that takes longer is killed")
 HELPER_LOAD_S = _num("helper_load", 0.1, 300, 30, "seconds", "a tokenizer read for the first time: 35 MB take 5 s")
 HELPER_MEMORY_BYTES = _int(

@@ -69,7 +69,7 @@ def list_(as_json: bool) -> None:
 def show(model: str, as_json: bool) -> None:
     store = open_store()
     manifest = store.resolve(model)
-    facts = {**_summary(manifest), **_shape(store.paths(manifest)), "resident": _resident(manifest.name)}
+    facts = {**_summary(manifest), **_shape(store.paths(manifest)), "resident": _resident(Name.parse(manifest.name))}
     files = _own_files(manifest) if isinstance(manifest, Variant) else manifest.files
     facts["files"] = {name: {"digest": blob.digest, "size": blob.size} for name, blob in files.items()}
     if as_json:
@@ -88,7 +88,7 @@ def show(model: str, as_json: bool) -> None:
 
 def rm(model: str) -> None:
     store = open_store()
-    name = str(Name.parse(model))
+    name = Name.parse(model)
     if _resident(name) is not None:
         raise InvalidRequest(f"{model} is in memory: `kelm stop {model}` first")
     store.remove(model)
@@ -106,6 +106,7 @@ def _summary(model: Manifest) -> dict[str, Any]:
     if isinstance(model, Variant):
         version = model.version
         summary |= {"version": version.number, "parent": version.parent, "kind": version.kind, "base": model.base.name}
+        summary |= {"evaluation": version.evaluation, "note": version.note}
     return summary
 
 
@@ -133,18 +134,22 @@ def _shape(paths: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _resident(name: str) -> dict[str, Any] | None:
-    """The daemon's line about a model; None when it is not in memory, or no daemon runs."""
+def _resident(name: Name) -> dict[str, Any] | None:
+    """The daemon's line about a model (of a variant without a number: about any version); None when it is not in
+    memory, or no daemon runs."""
     try:
         rows = find(load_settings()).call("GET", "/admin/models", timeout_s=2)["models"]
     except KelmError:
         return None
-    return next((row for row in rows if row["name"] == name), None)
+    known = ((row, Name.parse(row["name"])) for row in rows)
+    return next((row for row, resident in known if name in (resident, resident.unpinned)), None)
 
 
 def _said(name: str, value: Any) -> str:
     if name == "size":
         return size(value)
+    if isinstance(value, dict) and name == "evaluation":
+        return ", ".join(f"{figure} {value[figure]}" for figure in value)
     if name == "parameters":
         return f"{count(value)} ({value})"
     if name == "created":

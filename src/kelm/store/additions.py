@@ -12,7 +12,9 @@ from kelm.errors import InvalidRequest, ModelFormatError, StoreError
 from kelm.store import adapter, checkpoint, delta
 from kelm.store.base_tensors import BaseTensors, Shape
 from kelm.store.blobs import Staged, Staging
+from kelm.store.difference import write_checkpoint_delta
 from kelm.store.folder import Folder
+from kelm.store.manifest import Manifest
 from kelm.store.tensors import TensorFile
 from kelm.store.versions import Kind, Layer, Version
 
@@ -29,24 +31,51 @@ class About(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addition:
-    """``layer``: an adapter's folder, a delta file, or nothing. ``overrides``: file of the checkpoint -> where it
-    lies."""
+    """``layer``: an adapter's folder, a checkpoint's folder, a delta file, or nothing. ``overrides``: file of the
+    checkpoint -> where it lies."""
 
     layer: Path | None
     overrides: Mapping[str, Path]
 
-    def sources(self) -> dict[str, Path]:
-        """The layer's files: name in the store -> where it lies. Raises StoreError, ModelFormatError."""
+    def parent(self, asked: int | None) -> int | None:
+        """The version that the layer lies on, when nobody says: an adapter and a checkpoint were made from the base
+        itself (0), a delta is for what is published (None). Raises InvalidRequest for a checkpoint over a version."""
+        if self.layer is None or not self.layer.is_dir():
+            return asked
+        if asked and not (self.layer / adapter.CONFIG).exists():
+            raise InvalidRequest(f"a checkpoint replaces what lies over the base: its parent is 0, got {asked}")
+        return asked or 0
+
+    def size_bytes(self) -> int:
+        """Of what would be copied, at most."""
+        layer = () if self.layer is None else self.layer.glob("*.safetensors") if self.layer.is_dir() else (self.layer,)
+        return sum(path.stat().st_size for path in (*layer, *self.overrides.values()) if path.is_file())
+
+    def sources(self, work: Path, base: BaseTensors, files: Mapping[str, str]) -> dict[str, Path]:
+        """The layer's files: name in the store -> where it lies. Of a checkpoint, the delta from the base's ``files``
+        is written into the folder ``work``. Raises StoreError, ModelFormatError, InvalidRequest."""
         if self.layer is None:
             return {}
         if self.layer.is_dir():
             folder = Folder(self.layer)
+            if not (folder.root / adapter.CONFIG).exists():
+                return {delta.FILE: _from_checkpoint(folder, work / delta.FILE, base, files)}
             for name in (adapter.CONFIG, adapter.WEIGHTS):
                 folder.open(name).close()  # a link out of the folder is refused
             return {name: folder.root / name for name in (adapter.CONFIG, adapter.WEIGHTS)}
         if not self.layer.is_file():
             raise StoreError(f"there is no file or folder {self.layer}")
         return {delta.FILE: self.layer}
+
+
+def _from_checkpoint(folder: Folder, path: Path, base: BaseTensors, files: Mapping[str, str]) -> Path:
+    try:
+        new = folder.files()
+    except ModelFormatError as error:
+        raise ModelFormatError(f"neither an adapter ({adapter.CONFIG}) nor a checkpoint: {error.message}") from None
+    checkpoint.check(new)
+    write_checkpoint_delta(path, base, files, {name: str(file) for name, file in new.items()})
+    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +110,35 @@ def check(files: Mapping[str, Path], overrides: Mapping[str, Path], base: BaseTe
     return delta.check(files[delta.FILE], base) if files else "files"
 
 
-def stage(staging: Staging, addition: Addition, base: BaseTensors, known: Mapping[str, str]) -> Draft:
-    """``known``: digests of the base's files; a file that is the base's own is left out. Raises as ``check``."""
-    layer = {name: _copy(staging, path) for name, path in addition.sources().items()}
-    beside = {name: _copy(staging, path) for name, path in addition.overrides.items()}
+def stage(
+    staging: Staging, sources: Mapping[str, Path], overrides: Mapping[str, Path], base: BaseTensors, known: Manifest
+) -> Draft:
+    """Check, copy, check. A file that is the base's own (``known``) is left out. Raises as ``check``."""
+    check(sources, overrides, base)
+    layer = {name: _copy(staging, path) for name, path in sources.items()}
+    beside = {name: _copy(staging, path) for name, path in overrides.items()}
     kind = check(_paths(layer), _paths(beside), base)
-    return Draft(kind, layer, {name: copy for name, copy in beside.items() if copy.blob.digest != known.get(name)})
+    return Draft(kind, layer, {name: copy for name, copy in beside.items() if copy.blob != known.files.get(name)})
 
 
-def overrides_in(folder: Path) -> dict[str, Path]:
-    """The files beside an adapter that stand in for the base's: config.json, a tokenizer and such."""
+def overrides_in(folder: Path, base: Mapping[str, str]) -> dict[str, Path]:
+    """The files beside a layer that stand in for the base's (name -> path): config.json, a tokenizer and such. A
+    config.json that says of the model what the base's says is not one of them."""
     names = checkpoint.DATA_FILES.keys() - {checkpoint.INDEX}
-    return {name: folder / name for name in sorted(names) if (folder / name).is_file()}
+    found = {name: folder / name for name in sorted(names) if (folder / name).is_file()}
+    config = found.get(checkpoint.CONFIG)
+    if config is not None and _said(config) == _said(Path(base[checkpoint.CONFIG])):
+        del found[checkpoint.CONFIG]
+    return found
+
+
+def _said(config: Path) -> dict[str, Any]:
+    checkpoint.check_data(checkpoint.CONFIG, config)
+    values = checkpoint.read_json(checkpoint.CONFIG, config.read_bytes())
+    return {name: value for name, value in values.items() if name not in _NOT_OF_THE_MODEL}
+
+
+_NOT_OF_THE_MODEL = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
 
 
 def shapes(files: Mapping[str, str], layers: Iterable[Mapping[str, Path]]) -> dict[str, Shape]:

@@ -142,9 +142,11 @@ class Store:
         """Append a version to ``base_name@variant``, which begins with it if it isn't there yet.
 
         Args:
-            layer: a PEFT adapter's folder (adapter.py) or a delta file (delta.py), laid over the parent's layers.
+            layer: a PEFT adapter's folder (adapter.py) or a delta file (delta.py), laid over the parent's layers; or a
+                whole checkpoint's folder, of which the delta from the base is made (difference.py).
             overrides: files that stand in for the base's, config.json or a tokenizer's, beside the parent's.
-            parent: a version's number; 0: the base itself; None: the published version, else the base.
+            parent: a version's number; 0: the base itself. None: for a delta file and for files alone the published
+                version, else the base; for a folder the base, which adapters and checkpoints are made from.
             publish: serve it from now on.
             about: author, evaluation, data_digest, settings, note.
 

@@ -71,19 +71,17 @@ class Variants:
     # changes
 
     def add(self, name: Name, addition: Addition, parent: int | None, publish: bool, about: About) -> Version:
-        """``parent``: None for the published version, the base itself where there is none."""
+        """``parent``: None as Store.add_version says."""
         versions.check_facts(about.get("note", ""), {key: value for key, value in about.items() if key != "note"})
-        base = self._store.resolve(str(name.base))
-        sources = addition.sources()
-        if not sources and not addition.overrides:
+        if addition.layer is None and not addition.overrides:
             raise InvalidRequest(f"a version of {name.short} needs a layer or files; neither was given")
-        below = self._parent(name, base, parent)
+        base = self._store.resolve(str(name.base))
+        below = self._parent(name, base, addition.parent(parent))
         tensors = self._tensors(base, below, reshaped=checkpoint.CONFIG in addition.overrides)
-        additions.check(sources, addition.overrides, tensors)
-        self._store.check_space(sum(path.stat().st_size for path in (*sources.values(), *addition.overrides.values())))
+        self._store.check_space(addition.size_bytes())
         with disk_errors(f"{name.short} could not be written"), Staging(self._home) as staging:
-            known = {file: blob.digest for file, blob in base.files.items()}
-            draft = additions.stage(staging, addition, tensors, known)
+            sources = addition.sources(staging.folder, tensors, self._store.paths(base))
+            draft = additions.stage(staging, sources, addition.overrides, tensors, base)
             with locked(self._home.lock):
                 return self._append(name, base, below, draft, publish=publish, about=about)
 
@@ -119,7 +117,7 @@ class Variants:
         if len(version.layers) >= limits.VARIANT_LAYERS.most:
             raise InvalidRequest(
                 f"version {number} of {name.short} has {len(version.layers)} layers, the most that may lie on one "
-                "another: make one layer of them (`kelm diff` against the base), with parent 0"
+                "another: make a layer from the base (parent 0) that does what they do"
             )
         return version
 
