@@ -17,7 +17,7 @@ import pytest
 
 SRC = Path(__file__).parents[2] / "src"
 FILES = sorted(SRC.rglob("*.py"))
-SHARED = {"limits", "errors", "clock", "wire", "config", "machine", "suggest"}
+SHARED = {"limits", "errors", "clock", "wire", "config", "machine", "suggest", "origin"}
 PURE = {"limits", "errors", "wire"}
 """What a room without I/O and without a clock may see."""
 
@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "clock": set(),
     "wire": {"limits", "errors"},
     "suggest": set(),
+    "origin": set(),
     "machine": {"limits", "errors"},
     "config": {"limits", "errors", "machine", "suggest"},
     "context": SHARED | {"store"},
@@ -47,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compress": SHARED | {"context", "evaluate", "library", "models", "ops", "store", "text"},
     "jobs": SHARED | {"compress", "context", "evaluate", "store", "tune"},
     "boot": SHARED | {"kernel", "observe", "serve", "store", "text"},
-    "apps": {"limits", "errors", "text"},
+    "apps": {"limits", "errors", "clock", "suggest", "origin", "text"},
     "doctor": SHARED | {"kernel", "ops", "store"},
     "cli": SHARED
     | {

@@ -366,6 +366,23 @@ def eval_(
     evaluating.evaluate(model, task, evaluating.Wanted(out, limit, max_tokens, as_json))
 
 
+@app.command()
+def support(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="with desk.yaml", exists=True, file_okay=False)],
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="listen here")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", help="listen here; 0 takes a free one")] = 8440,
+    tune: Annotated[bool, typer.Option("--tune", help="make the intent classifier first, if it is missing")] = False,
+) -> None:
+    """Answer customers on a web page.
+
+    FOLDER holds what the desk knows: articles, templates, examples of questions. Starts the daemon if none runs. What
+    it can't answer goes to a person at /desk.
+    """
+    from kelm.cli import support as desk
+
+    desk.support(folder, host, port, tune)
+
+
 @app.command("logs")
 def logs_(
     pid: Annotated[int | None, typer.Argument(metavar="PID", min=1, help="of a job, instead of the daemon's")] = None,

@@ -10,29 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kelm.errors import ConfigError, Forbidden, InvalidRequest, KelmError, Unauthorized
+from kelm.origin import Headers, host_of, is_loopback, same_origin, values
 from kelm.serve import replies
 from kelm.serve.envelope import request_id
 
 PUBLIC = frozenset({"/health", "/ready"})
 """What a prober without a key may ask; neither tells more than a status."""
-
-Headers = list[tuple[bytes, bytes]]
-
-
-def is_loopback(host: str) -> bool:
-    """``localhost``, a name under it, or an address of the loopback network."""
-    host = host.strip("[]").rstrip(".").lower()
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_exposure(host: str, api_key: str | None) -> None:
@@ -67,22 +54,22 @@ class Gate:
         await self._app(scope, receive, send)
 
     def _refusal(self, path: str, headers: Headers) -> KelmError | None:
-        hosts = _values(headers, b"host")
+        hosts = values(headers, b"host")
         if len(hosts) != 1:
             return InvalidRequest(f"exactly one Host header is needed, got {len(hosts)}", param="host")
-        host = _host_of(hosts[0])
+        host = host_of(hosts[0])
         if host is None:
             return InvalidRequest("the Host header is not a host name with an optional port", param="host")
         if self._loopback and not is_loopback(host):
             return Forbidden("this daemon listens on loopback and answers to this machine's own names only")
-        if not all(_same_origin(origin, hosts[0]) for origin in _values(headers, b"origin")):
+        if not all(same_origin(origin, hosts[0]) for origin in values(headers, b"origin")):
             return Forbidden("scripts of other origins may not use this daemon")
         if self._key is not None and path not in PUBLIC and not self._knows_key(headers):
             return Unauthorized("a valid API key is needed: send the header Authorization: Bearer KEY")
         return None
 
     def _knows_key(self, headers: Headers) -> bool:
-        given = _values(headers, b"authorization")
+        given = values(headers, b"authorization")
         scheme, _, key = (given[0] if len(given) == 1 else b"").partition(b" ")
         assert self._key is not None
         return hmac.compare_digest(_digest(key.strip()), self._key) and scheme.lower() == b"bearer"
@@ -95,25 +82,3 @@ async def _refuse(error: KelmError, scope: Scope, receive: Receive, send: Send) 
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
-
-
-def _values(headers: Headers, name: bytes) -> list[bytes]:
-    return [value for key, value in headers if key == name]
-
-
-def _host_of(value: bytes) -> str | None:
-    """The host of ``host[:port]``; None for anything that is not one (RFC 9110, section 7.2)."""
-    text = value.decode("latin-1")
-    if text.startswith("["):
-        host, closed, port = text[1:].partition("]")
-        ok = bool(closed) and all(c in "0123456789abcdefABCDEF:." for c in host) and (not port or port[0] == ":")
-        port = port[1:]
-    else:
-        host, _, port = text.partition(":")
-        ok = bool(host) and all(c.isascii() and (c.isalnum() or c in "-._") for c in host)
-    return host if ok and (not port or (port.isascii() and port.isdigit() and len(port) <= 5)) else None
-
-
-def _same_origin(origin: bytes, host: bytes) -> bool:
-    scheme, _, rest = origin.lower().partition(b"://")
-    return scheme in (b"http", b"https") and rest == host.lower()
