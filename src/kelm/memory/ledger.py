@@ -28,10 +28,12 @@ class Ledger:
         assert size_bytes >= 0
         free = self.budget_bytes - (self.granted_bytes - self.line(name))
         if size_bytes > free:
-            raise OutOfMemory(
+            error = OutOfMemory(
                 f"{name} needs {size_bytes} bytes and {free} of the budget of {self.budget_bytes} are free: "
                 f"{size_bytes - free} bytes are missing; unload a model or raise the memory budget (KELM_MEMORY)"
             )
+            error.missing_bytes = size_bytes - free
+            raise error
         self._lines[name] = size_bytes
 
     def release(self, name: str) -> None:

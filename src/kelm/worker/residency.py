@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from kelm.memory.layout import BlockLayout, GroupShape, lay_out
 from kelm.memory.ledger import Ledger
 from kelm.memory.prefix import PrefixCache
 from kelm.models.batch import KVGroup
+from kelm.store.safetensors import read_header
 from kelm.wire.messages import Load, Loaded
 from kelm.worker.arena import Arena
 from kelm.worker.grammars import Grammars
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _LOGIT_BYTES = 64 << 20
 """Most that the logits of one step's prompt log-probabilities may take."""
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +81,12 @@ class Residency:
             return self.models[command.model]
         weights, activations = f"weights:{command.model}", f"activations:{command.model}"
         try:
-            self._ledger.grant(weights, sum(Path(path).stat().st_size for path in command.files.values()))
+            self._ledger.grant(weights, _weight_bytes(command))
             opened = self._opener(command, progress)
             self._ledger.grant(weights, opened.loaded.weight_bytes)
             self._ledger.grant(activations, self._activation_bytes(opened))
-            resident = self._attach(command, opened)
+            held = self._ledger.line(weights) + self._ledger.line(activations)
+            resident = self._attach(command, opened, held)
         except BaseException:
             self._ledger.release(weights)
             self._ledger.release(activations)
@@ -101,13 +105,13 @@ class Residency:
         self._ledger.release(f"weights:{key}")
         self._ledger.release(f"activations:{key}")
 
-    def _attach(self, command: Load, opened: Opened) -> Resident:
+    def _attach(self, command: Load, opened: Opened, held_bytes: int) -> Resident:
         kinds: tuple[KVGroup, ...] = opened.decoder.groups if opened.decoder is not None else ()
         item = opened.kv_item_bytes
         shapes = [GroupShape(len(g.layers) * g.kv_heads * 2 * g.head_dim * item, g.window) for g in kinds]
         layouts = lay_out(shapes, self._settings.slab_bytes)
         longest = self._longest(layouts, opened.loaded.max_context_tokens)
-        loaded = msgspec.structs.replace(opened.loaded, max_context_tokens=longest)
+        loaded = msgspec.structs.replace(opened.loaded, max_context_tokens=longest, held_bytes=held_bytes)
         opened.attach([self._arena.view(one, kind, item) for one, kind in zip(layouts, kinds, strict=True)])
         groups = tuple(self.pool.add_group(one) for one in layouts)
         prefix = PrefixCache(self.pool, groups)
@@ -131,3 +135,13 @@ class Residency:
         """About 16 rows of hidden states for each token of a step, and two of logits for each sequence."""
         loaded, settings = opened.loaded, self._settings
         return 4 * (16 * settings.step_tokens * loaded.hidden + 2 * settings.max_num_seqs * loaded.vocab)
+
+
+def _weight_bytes(command: Load) -> int:
+    """What the weights will take, from the files: their size, or more where the precision asked for is wider."""
+    size = sum(Path(path).stat().st_size for path in command.files.values())
+    item = _ITEM_BYTES.get(command.dtype)
+    if item is None:
+        return size
+    headers = [read_header(path, name=name) for name, path in command.files.items() if name.endswith(".safetensors")]
+    return max(size, item * sum(math.prod(info.shape) for header in headers for info in header.tensors.values()))
