@@ -174,6 +174,7 @@ class Worker:
         time.sleep(self.script.step_s)
         self.misbehave(members)
         started = [m.Started(work.submit.pid, 0) for work in members if not work.started]
+        moves = [m.Move(work.submit.pid, "running") for work in members]
         tokens = [tokens for work in members for tokens in self.advance(work)]
         prompts = [self.scores(w) for w in members if not w.started and w.submit.sampling.prompt_logprobs is not None]
         for work in members:
@@ -186,6 +187,7 @@ class Worker:
                 seconds=0.0,
                 counters=self.counters(),
                 started=started,
+                moves=moves,
                 tokens=tokens,
                 prompts=prompts,
             )

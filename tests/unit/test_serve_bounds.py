@@ -29,6 +29,7 @@ REQUIRED = {
     "query": "a",
     "documents": ["a"],
     "tokens": [1],
+    "priority": 1,
 }
 
 

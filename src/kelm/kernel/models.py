@@ -3,20 +3,24 @@
     resolve(name) ─► manifest ─► quarantine check ─► tokenizer ─► Load ─► Loaded ─► Model
                      (store)     (text helper)       (thread)     (worker)
 
-Whoever asks for a model that is on its way waits for the same load. A load that fails is an error of those who
-asked for it; the daemon and the others go on.
+Whoever asks for a model that is on its way waits for the same load; it may have to wait for memory (room.py). A load
+that fails is an error of those who asked for it; the daemon and the others go on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
 from kelm.clock import Clock
 from kelm.errors import KelmError, ModelNotFound, Unavailable
 from kelm.kernel.loads import Loads
+from kelm.kernel.room import Room
+from kelm.observe.metrics import Metrics
+from kelm.sched.eviction import Resident
 from kelm.store.manifest import Manifest
 from kelm.store.names import Name
 from kelm.store.store import Store
@@ -27,6 +31,20 @@ from kelm.wire.messages import Load, Loaded
 log = logging.getLogger(__name__)
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+Users = Callable[[str], object]
+"""Key of a model -> something true while a process needs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """What a name stands for at a moment."""
+
+    name: str
+    """As it was given."""
+    key: str
+    manifest: Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +73,13 @@ class Entry:
     model: Model | None = None
     done_bytes: int = 0
     total_bytes: int = 0
+    phase: str = "reading its files"
+    """What a model that isn't resident waits for."""
+    used_s: float = 0.0
+    """When somebody last asked for it; monotonic."""
+
+    def say(self, phase: str) -> None:
+        self.phase, self.done_bytes, self.total_bytes = phase, 0, 0
 
     def progress(self, done_bytes: int, total_bytes: int) -> None:
         self.done_bytes, self.total_bytes = done_bytes, total_bytes
@@ -63,7 +88,12 @@ class Entry:
 class Models:
     """Runs on the event loop; what may block goes to a thread, what may hang to the helper."""
 
-    def __init__(self, store: Store, helper: TextHelper, loads: Loads, dtype: str, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, helper: TextHelper, loads: Loads, dtype: str, users: Users, metrics: Metrics, clock: Clock
+    ) -> None:
+        self._users = users
+        self._metrics = metrics
+        self._room = Room(self, clock)
         self._store = store
         self._helper = helper
         self._loads = loads
@@ -78,11 +108,28 @@ class Models:
 
         Raises ModelNotFound with near matches, ModelFormatError, UnsupportedModel, OutOfMemory, WorkerFailed.
         """
+        return await self.bring(await self.locate(name))
+
+    async def locate(self, name: str) -> Located:
+        """Which model ``name`` is now. Raises ModelNotFound with near matches."""
         manifest = await asyncio.to_thread(self._store.resolve, name)
-        key = f"{manifest.name}@{manifest.digest}/{self._dtype}"
+        return Located(name, f"{manifest.name}@{manifest.digest}/{self._dtype}", manifest)
+
+    async def bring(self, located: Located) -> Model:
+        """The model, brought in first when it isn't resident. Raises as ``resolve``, ModelNotFound apart."""
+        name, key, manifest = located.name, located.key, located.manifest
         model = self.by_key(key) or await self._arrival(key, manifest)
         self._names[name] = self._names[manifest.name] = key
+        self.used(key)
         return model
+
+    def used(self, key: str) -> None:
+        """Somebody asked for it, or is done with it."""
+        if key in self._entries:
+            self._entries[key].used_s = self._clock.monotonic_s()
+
+    def entry(self, key: str) -> Entry | None:
+        return self._entries.get(key)
 
     def find(self, name: str) -> Model:
         """The resident model that ``name`` was last resolved to. Raises ModelNotFound when it isn't resident."""
@@ -120,6 +167,24 @@ class Models:
             await self._loads.unload(model.key)
             log.info("model_unloaded model=%s", model.name)
 
+    def shelved(self) -> list[Resident]:
+        """For room.py, as the next two."""
+        return [
+            Resident(key, entry.model.info.held_bytes, entry.used_s, busy=bool(self._users(key)))
+            for key, entry in self._entries.items()
+            if entry.model is not None
+        ]
+
+    def name_of(self, key: str) -> str:
+        return self._entries[key].name
+
+    async def evict(self, key: str) -> None:
+        model = self._entries[key].model
+        assert model is not None
+        log.info("model_evicted model=%s", model.name)
+        self._metrics.evictions.labels(model.name).inc()
+        await self.unload(model)
+
     def superseded(self) -> list[Model]:
         """Resident models whose name has become another content's; nobody is given them any more."""
         return [model for model in self.resident() if self._names.get(model.name, model.key) != model.key]
@@ -139,7 +204,8 @@ class Models:
     async def _bring_back(self, model: Model) -> None:
         """Somebody may unload it meanwhile."""
         if model.key in self._entries:
-            await self._loads.load(self._command(model.key, model.files), self._entries[model.key].progress)
+            command = self._command(model.key, model.files)
+            await self._loads.load(command, self._entries[model.key].progress, again=True)
         if model.key not in self._entries:
             await self._loads.unload(model.key)
 
@@ -158,18 +224,21 @@ class Models:
             raise Unavailable("the daemon is shutting down") from None
 
     async def _bring_in(self, key: str, manifest: Manifest) -> Model:
-        entry = self._entries[key] = Entry(manifest.name, key, self._clock.wall_s())
+        entry = self._entries[key] = Entry(manifest.name, key, self._clock.wall_s(), used_s=self._clock.monotonic_s())
         try:
             files = await asyncio.to_thread(self._store.paths, manifest)
             await self._helper.check(files)
             tokenizer = await asyncio.to_thread(Tokenizer.load, files)
-            info = await self._loads.load(self._command(key, files), entry.progress)
+            command = self._command(key, files)
+            entry.say("waiting for its turn to be loaded")
+            info = await self._room.load(lambda: self._loads.load(command, entry.progress), entry.say)
             entry.model = Model(manifest.name, key, manifest.created, files, tokenizer, info)
         except BaseException:
             self._entries.pop(key, None)
             raise
         finally:
             del self._arrivals[key]
+        self._metrics.loads.labels(entry.name).inc()
         log.info("model_loaded model=%s executor=%s seconds=%.2f", entry.name, info.executor, info.seconds)
         return entry.model
 

@@ -20,8 +20,8 @@ class Ledger:
         """Bytes granted to a line; 0 for one that was never asked for."""
         return self._lines.get(name, 0)
 
-    def grant(self, name: str, size_bytes: int) -> None:
-        """Set a line to ``size_bytes`` (larger or smaller than before).
+    def grant(self, name: str, size_bytes: int, shown: str | None = None) -> None:
+        """Set a line to ``size_bytes`` (larger or smaller than before). ``shown``: the line as a user knows it.
 
         Raises OutOfMemory, and changes nothing, when the budget does not hold it.
         """
@@ -29,7 +29,7 @@ class Ledger:
         free = self.budget_bytes - (self.granted_bytes - self.line(name))
         if size_bytes > free:
             error = OutOfMemory(
-                f"{name} needs {size_bytes} bytes and {free} of the budget of {self.budget_bytes} are free: "
+                f"{shown or name} needs {size_bytes} bytes and {free} of the budget of {self.budget_bytes} are free: "
                 f"{size_bytes - free} bytes are missing; unload a model or raise the memory budget (KELM_MEMORY)"
             )
             error.missing_bytes = size_bytes - free

@@ -66,6 +66,8 @@ class SamplingFields:
         dict[str, bool] | None, Object({"include_usage": Flag(), "include_obfuscation": Only((False,))})
     ] = None
     user: Annotated[str | None, _NAME] = None
+    priority: Annotated[int, Number(limits.PRIORITY)] = 0
+    """vLLM's: lower is earlier."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +139,7 @@ class EmbeddingRequest:
     encoding_format: Annotated[str, OneOf(("float", "base64"))] = "float"
     dimensions: Annotated[int | None, Number(limits.DIMENSIONS)] = None
     user: Annotated[str | None, _NAME] = None
+    priority: Annotated[int, Number(limits.PRIORITY)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +151,7 @@ class ClassifyRequest:
     model: Annotated[str, _NAME]
     input: Annotated[list[Prompt], Prompts(limits.EMBEDDING_INPUTS)]
     user: Annotated[str | None, _NAME] = None
+    priority: Annotated[int, Number(limits.PRIORITY)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +163,7 @@ class ScoreRequest:
     model: Annotated[str, _NAME]
     text_1: Annotated[tuple[str, ...], ListOf(limits.SCORE_TEXTS, TEXT, lone=True)]
     text_2: Annotated[tuple[str, ...], ListOf(limits.SCORE_TEXTS, TEXT, lone=True)]
+    priority: Annotated[int, Number(limits.PRIORITY)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +177,7 @@ class RerankRequest:
     documents: Annotated[list[str], Documents(limits.RERANK_DOCUMENTS)]
     top_n: Annotated[int | None, Number(limits.TOP_N)] = None
     return_documents: Annotated[bool, Flag()] = True
+    priority: Annotated[int, Number(limits.PRIORITY)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +215,15 @@ class ModelRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NiceRequest:
+    """POST /admin/processes/{pid}/nice."""
+
+    REFUSED: ClassVar[dict[str, str]] = {}
+
+    priority: Annotated[int, Number(limits.PRIORITY)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmptyRequest:
     """A POST without fields (/admin/shutdown)."""
 
@@ -225,5 +240,6 @@ TABLES: tuple[type[Any], ...] = (
     TokenizeRequest,
     DetokenizeRequest,
     ModelRequest,
+    NiceRequest,
     EmptyRequest,
 )

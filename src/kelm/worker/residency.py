@@ -80,11 +80,12 @@ class Residency:
         if command.model in self.models:
             return self.models[command.model]
         weights, activations = f"weights:{command.model}", f"activations:{command.model}"
+        shown = f"the model {command.model.rpartition('@')[0] or command.model}"
         try:
-            self._ledger.grant(weights, _weight_bytes(command))
+            self._ledger.grant(weights, _weight_bytes(command), shown)
             opened = self._opener(command, progress)
-            self._ledger.grant(weights, opened.loaded.weight_bytes)
-            self._ledger.grant(activations, self._activation_bytes(opened))
+            self._ledger.grant(weights, opened.loaded.weight_bytes, shown)
+            self._ledger.grant(activations, self._activation_bytes(opened), f"{shown}, for a step,")
             held = self._ledger.line(weights) + self._ledger.line(activations)
             resident = self._attach(command, opened, held)
         except BaseException:
