@@ -16,9 +16,8 @@ from typing import Literal
 
 from kelm.sched.shares import Line, Share
 
-DECODE_SHARE = 8
-"""One of so many of a step's tokens is kept for rows one token behind, whose tenants may be ahead: they stream to
-somebody, and a long prompt must not make them wait."""
+LATER_PRIORITY = 8
+"""One of so many of a step's tokens may be taken back from a prompt for rows of a later priority."""
 
 Wait = Literal["row", "tokens", "blocks"]
 """What a candidate without a grant lacks: all rows are taken, all tokens are, or its known tokens do not fit."""
@@ -81,13 +80,15 @@ class Plan:
 
 
 def plan(candidates: Iterable[Candidate], budget: Budget, shares: Mapping[int, Share] | None = None) -> Plan:
-    """Rows in the order of the line; tokens to those one token behind first, the rest in the order of the line.
+    """Rows in the order of the line; tokens to those one token behind first (they stream to somebody), the rest in the
+    order of the line. By that no tenant gets further ahead of the others than a step's tokens.
 
     A sequence without blocks is admitted only when all of its known tokens fit beside those who run and are not
     behind it in priority, else it would be preempted at once and computed twice; the ones behind it wait with it, so
     that it isn't starved.
     """
-    line, step = Line(candidates, shares or {}), _Step(budget)
+    line: Line[Candidate] = Line(candidates, shares or {})
+    step = _Step(budget, line)
     waits: dict[int, Wait] = {}
     for candidate in line:
         wait = step.offer(candidate)
@@ -109,14 +110,15 @@ class _Step:
     """A step that fills up."""
 
     budget: Budget
+    line: Line[Candidate]
     picks: list[_Pick] = field(default_factory=list)
     _tokens: int = 0
     _logit_rows: int = 0
     _taken_bytes: int = 0
     _admitted: int = 0
     _blocked: bool = False
-    _reserve: int = 0
-    """Tokens taken back for others' rows."""
+    _taken_back: int = 0
+    """Tokens, for rows of a later priority."""
 
     def offer(self, candidate: Candidate) -> Wait | None:
         """Take it in, else say what it lacks."""
@@ -154,16 +156,17 @@ class _Step:
         return 1 if tokens == 0 and candidate.pending == 1 and wanted and self._take_back(candidate) else tokens
 
     def _take_back(self, candidate: Candidate) -> bool:
-        """One token of a prompt's chunk, for a row that is one token behind: of its own tenant's last chunk, else of
-        another's within the reserve."""
+        """One token of the last chunk of a prompt that may lose some, for a row that is one token behind."""
         for pick in reversed(self.picks):
-            if pick.tokens == 1:
-                continue
-            other = pick.candidate
-            own = (other.priority, other.share) == (candidate.priority, candidate.share)
-            if own or self._reserve < self.budget.tokens // DECODE_SHARE:
-                self._reserve += not own
+            if pick.tokens > 1 and self._yields(pick.candidate, candidate):
+                self._taken_back += candidate.priority > pick.candidate.priority
                 pick.tokens -= 1
                 self._tokens -= 1
                 return True
         return False
+
+    def _yields(self, prompt: Candidate, row: Candidate) -> bool:
+        if row.priority > prompt.priority and self._taken_back >= self.budget.tokens // LATER_PRIORITY:
+            return False
+        own = self.line.stand(row.share)
+        return row.share == prompt.share or own.counter - self.line.least() <= self.budget.tokens / own.weight

@@ -3,14 +3,15 @@
     counter = tokens served to the tenant / its weight
 
 Whoever is furthest behind is served next. A tenant that comes back from idle is lifted to the least counter of those
-who are active, so that what it did not use meanwhile is nobody's debt.
+who are active, so that what it did not use meanwhile is nobody's debt; and so is one that wants less than its share.
+Of two who both wait all the time, neither gets further ahead than (step tokens + 1) / weight of each.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -33,6 +34,16 @@ class Share:
 
 
 NEW = Share()
+
+
+def content(shares: Mapping[int, Share], served: Collection[int], waiting: Collection[int]) -> dict[int, Share]:
+    """After a step: those who got all that they asked for, as they stand then. Nobody owes them what they did not want,
+    and where nobody waited, nobody owes anybody. ``waiting``: tenants with a sequence that had to wait."""
+    counters = [shares[share].counter for share in waiting or served]
+    level = (min if waiting else max)(counters, default=0.0)
+    return {
+        share: Share(shares[share].weight, max(shares[share].counter, level)) for share in set(served) - set(waiting)
+    }
 
 
 class Claimant(Protocol):
@@ -73,6 +84,14 @@ class Line(Generic[C]):
 
     def charge(self, share: int, tokens: int) -> None:
         self._shares[share] = self._shares[share].charged(tokens)
+
+    def stand(self, share: int) -> Share:
+        """With what it was charged here."""
+        return self._shares[share]
+
+    def least(self) -> float:
+        """Where the one stands that is furthest behind."""
+        return min(share.counter for share in self._shares.values())
 
     def __iter__(self) -> Iterator[C]:
         while self._heap:

@@ -6,7 +6,7 @@ a new worker goes on where the last one died, and is told with each step how far
 
 from __future__ import annotations
 
-from kelm.sched.shares import NEW, Share
+from kelm.sched.shares import NEW, Share, content
 from kelm.wire.messages import Charge
 
 
@@ -30,6 +30,10 @@ class Bill:
         if tokens:
             self.shares[share] = self.shares.get(share, NEW).charged(tokens)
             self._served[share] = self._served.get(share, 0) + tokens
+
+    def close(self, served: set[int], waiting: set[int]) -> None:
+        """A step is over; see shares.content."""
+        self.shares |= content(self.shares, served, waiting)
 
     def again(self, pid: int, tokens: int) -> None:
         """Computed a second time, which nobody is charged for."""

@@ -16,7 +16,6 @@ import msgspec
 
 from kelm.clock import SYSTEM, Clock
 from kelm.errors import KelmError, UnsupportedModel, WorkerFailed
-from kelm.sched.plan import Wait
 from kelm.sched.turns import rotation
 from kelm.wire.messages import (
     Cancel,
@@ -39,7 +38,7 @@ from kelm.worker.bill import Bill
 from kelm.worker.forward import forward
 from kelm.worker.moves import moves
 from kelm.worker.opened import Opener
-from kelm.worker.placing import Member, Placer
+from kelm.worker.placing import Member, Placement, Placer
 from kelm.worker.residency import Residency, Resident
 from kelm.worker.roster import Roster
 from kelm.worker.settings import EngineSettings
@@ -142,11 +141,13 @@ class Engine:
     def step(self) -> Step | None:
         """Run one step, of one model; None when there is nothing to run or to report."""
         began_s = self._clock.monotonic_s()
-        waits: dict[str, dict[int, Wait]] = {}
-        resident, members = self._turn(waits)
+        looked: dict[str, Placement] = {}
+        resident = self._turn(looked)
         if resident is None:
             return self._report_step(began_s, [], Harvest()) if self._stale or self._roster.notices else None
         self._number += 1
+        members = list(looked[resident.key].members.values())
+        served = {member.sequence.generation.share for member in members}
         pids = list(dict.fromkeys(member.sequence.generation.pid for member in members))
         self._report(StepBegin(self._number, pids))
         started = self._start(members)
@@ -155,7 +156,8 @@ class Engine:
         harvest = self._advance.step(resident, members, outcome)
         for pid, error in harvest.errors.items():
             self._fail(pid, error)
-        harvest.moves = list(moves(self._roster.generations.values(), pids, waits))
+        self.bill.close(served, looked[resident.key].waiting)
+        harvest.moves = list(moves(self._roster.generations.values(), pids, looked))
         harvest.rows = len(members)
         name = resident.loaded.executor
         self._account.steps[name] = self._account.steps.get(name, 0) + 1
@@ -165,16 +167,15 @@ class Engine:
         """Conservation of blocks; AssertionError when broken. For tests and idle moments."""
         self._residency.pool.check()
 
-    def _turn(self, waits: dict[str, dict[int, Wait]]) -> tuple[Resident | None, list[Member]]:
-        """The next model with somebody to run, and its members. ``waits``: added to for each model looked at."""
+    def _turn(self, looked: dict[str, Placement]) -> Resident | None:
+        """The next model with somebody to run. ``looked``: gets what became of each model's candidates."""
         for key in rotation(list(self._residency.models), self._last):
             resident = self._residency.models[key]
-            placement = self._placer.place(resident)
-            waits[key] = placement.waits
-            if placement.members:
+            looked[key] = self._placer.place(resident)
+            if looked[key].members:
                 self._last = key
-                return resident, list(placement.members.values())
-        return None, []
+                return resident
+        return None
 
     def _start(self, members: list[Member]) -> list[Started]:
         started = []

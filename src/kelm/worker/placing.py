@@ -26,11 +26,13 @@ class Member:
 class Placement:
     """What became of a model's candidates."""
 
-    held: set[int]
+    held: set[int] = field(default_factory=set)
     """Who held blocks when they were looked at."""
     members: dict[int, Member] = field(default_factory=dict)
     waits: dict[int, Wait] = field(default_factory=dict)
     """Those who got no row, lost theirs to another, or found no blocks."""
+    waiting: set[int] = field(default_factory=set)
+    """Tenants of those, and of others behind them."""
 
     def fails(self, seq: int) -> None:
         """It goes without: the pool is dry, or it gave its blocks to an earlier one."""
@@ -59,8 +61,8 @@ class Placer:
         Rows may go to sequences that find no blocks while earlier ones, who could take some, have no row. Then those
         get one; so whoever is first by priority and arrival is never kept from running for long.
         """
-        candidates = {one.seq: one for one in self._candidates(resident)}
-        placement = Placement({seq for seq in candidates if resident.sequences[seq].tables is not None})
+        placement = Placement()
+        candidates = {one.seq: one for one in self._candidates(resident, placement)}
         while candidates and not placement.members:
             planned = plan(candidates.values(), self._budget(resident), self._shares)
             placement.waits |= planned.waits
@@ -69,6 +71,7 @@ class Placer:
                 self._carry_out(resident, grant, placement)
             if not planned.grants:
                 break
+        placement.waiting |= {resident.sequences[seq].generation.share for seq in placement.waits}
         return placement
 
     def _carry_out(self, resident: Resident, grant: Grant, placement: Placement) -> None:
@@ -85,7 +88,7 @@ class Placer:
         else:
             placement.fails(sequence.id)
 
-    def _candidates(self, resident: Resident) -> Iterator[Candidate]:
+    def _candidates(self, resident: Resident, placement: Placement) -> Iterator[Candidate]:
         """Those who could run; of those without blocks, no more of each tenant and priority than could be admitted."""
         waiting: dict[tuple[int, int], int] = {}
         for sequence in resident.sequences.values():
@@ -98,8 +101,11 @@ class Placer:
                 lane = generation.priority, generation.share
                 waiting[lane] = waiting.get(lane, 0) + 1
                 if waiting[lane] > self._settings.max_num_seqs:
+                    placement.waiting.add(generation.share)
                     continue
                 need_bytes = resident.most_bytes(len(sequence.known), self._settings.step_tokens)
+            else:
+                placement.held.add(sequence.id)
             every_row = generation.scores is not None
             yield Candidate(sequence.id, pending, need_bytes, every_row, generation.priority, generation.share)
 
