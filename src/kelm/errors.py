@@ -122,6 +122,8 @@ class ModelFormatError(KelmError):
 
 class OutOfMemory(KelmError):
     code, status, type, retryable = "out_of_memory", 507, "server_error", True
+    missing_bytes: int = 0
+    """What would have to come free; 0 where nothing that came free would help."""
 
 
 class ConfigError(KelmError):

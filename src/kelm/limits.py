@@ -83,6 +83,7 @@ N = _int("n", 1, 128, 1, "choices", "each choice holds KV blocks and a row of th
 LOGPROBS = _int("logprobs", 0, 20, None, "tokens", "OpenAI allows 5 (completions) and 20 (chat); lm-eval asks for 1")
 PROMPT_LOGPROBS = _int("prompt_logprobs", 0, 20, None, "tokens", "as logprobs")
 MAX_TOKENS = _int("max_tokens", 0, 1 << 20, None, "tokens", "0 with echo scores a prompt; the context bounds the rest")
+PRIORITY = _int("priority", -1000, 1000, 0, "", "vLLM's sense: lower is earlier; under 0 is the operator's to give")
 MIN_TOKENS = _int("min_tokens", 0, 1 << 20, 0, "tokens", "must not pass max_tokens")
 STOP_STRINGS = _int("stop", 0, 16, 0, "strings", "each is searched for in every stream")
 STOP_BYTES = _int("stop", 1, 1024, None, "bytes", "the longest text a stream may have to hold back")
@@ -120,6 +121,14 @@ STREAM_BUFFER_BYTES = _int(
 )
 STALL_TIMEOUT_S = _num("stall_timeout", 1, 3600, 120, "seconds", "a reader that takes nothing for so long is gone")
 RETRY_AFTER_S = _num("retry_after", 0.1, 600, 2, "seconds", "what a 429 or 503 suggests, before jitter")
+
+# --- Tenants and who runs ----------------------------------------------------------------------------------
+TENANT_BYTES = _int("tenant", 1, 64, None, "bytes", "a name in tables, logs and metric labels")
+WEIGHT = _int("weight", 1, 1000, 1, "", "shares are in proportion to it; 0 would never be served")
+KEYS = _int("keys", 0, 10_000, None, "keys", "held in the daemon's memory")
+PID = _int("pid", 1, (1 << 63) - 1, None, "", "as kelm ps shows it")
+SHARE_WINDOW_S = _int("share_window", 1, 3600, 60, "seconds", "over which served shares are shown")
+ROOM_WAIT_S = _num("room_wait", 0, 3600, 30, "seconds", "a load waits for models in use to become idle, then fails")
 
 # --- Settings (config.py): environment names are KELM_ + the upper-case name ------------------------------
 PORT = _int("port", 0, 65535, 8420, "", "0 takes a free port")

@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+key_app = typer.Typer(help="Give tenants their API keys.", no_args_is_help=True)
+app.add_typer(key_app, name="key")
 
 
 def main() -> NoReturn:
@@ -63,6 +65,7 @@ Models = Annotated[
 ]
 Variant = Annotated[str, typer.Argument(metavar="MODEL", help="model@variant", autocompletion=_models)]
 Json = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
+Pid = Annotated[int, typer.Argument(metavar="PID", help="as `kelm ps` shows it")]
 Value = str | None
 
 
@@ -126,23 +129,43 @@ def shutdown() -> None:
 def ps(
     models: Annotated[bool, typer.Option("--models", help="the models in memory instead of the requests")] = False,
     all_: Annotated[bool, typer.Option("--all", "-a", help="jobs that have ended too")] = False,
+    tenants: Annotated[bool, typer.Option("--tenants", help="the tenants and their shares instead")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the running requests and jobs, or loaded models.
+    """List the running requests and jobs, loaded models, or tenants.
 
-    Models in memory with --models, the requests being answered and the jobs at work without.
+    Models in memory with --models, tenants' shares with --tenants; the requests being answered and the jobs at work
+    without.
     """
     from kelm.cli import running
 
-    running.ps(models, all_, as_json)
+    running.ps("models" if models else "tenants" if tenants else "processes", all_, as_json)
 
 
 @app.command()
-def cancel(pid: Annotated[int, typer.Argument(metavar="PID", min=1, help="of `kelm ps`")]) -> None:
+def cancel(pid: Pid) -> None:
     """End a process: a running answer, or a job."""
     from kelm.cli import running
 
     running.cancel(pid)
+
+
+@app.command()
+def why(pid: Pid, as_json: Json = False) -> None:
+    """Say what a request does or waits for."""
+    from kelm.cli import running
+
+    running.why(pid, as_json)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def nice(
+    pid: Pid, priority: Annotated[int, typer.Argument(metavar="N", help="lower is earlier; a request's own is 0")]
+) -> None:
+    """Change the priority of a request while it runs."""
+    from kelm.cli import running
+
+    running.nice(pid, priority)
 
 
 @app.command()
@@ -415,3 +438,38 @@ def config_show(as_json: Json = False) -> None:
     from kelm.cli import report
 
     report.config_show(as_json)
+
+
+@key_app.command("create")
+def key_create(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="who it is for")],
+    weight: Annotated[
+        int | None, typer.Option("--weight", metavar="W", help="of the tenant's share; for all of its keys [1]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make an API key for a tenant. It is shown once.
+
+    A running daemon knows it at once. From the first key on its doors need one.
+    """
+    from kelm.cli import keys
+
+    keys.create(tenant, weight, as_json)
+
+
+@key_app.command("list")
+def key_list(as_json: Json = False) -> None:
+    """List the keys: whose, since when, revoked or not."""
+    from kelm.cli import keys
+
+    keys.list_(as_json)
+
+
+@key_app.command("revoke")
+def key_revoke(
+    key: Annotated[str, typer.Argument(metavar="ID", help="as `kelm key list` shows it")],
+) -> None:
+    """Make a key worthless, at once."""
+    from kelm.cli import keys
+
+    keys.revoke(key)

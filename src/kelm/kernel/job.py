@@ -74,6 +74,7 @@ class BackgroundJob:
             "pid": record.pid,
             "request_id": record.request_id,
             "tenant": record.tenant,
+            "priority": None,
             "model": record.model,
             "kind": record.kind,
             "executor": None,

@@ -2,24 +2,24 @@
 the same string that routes are matched with, never by a URL built from headers.
 
 On loopback a Host that is not this machine is a page that rebound its name (DNS rebinding); an Origin that is not
-the address it asks is another site's script. Both are refused; no CORS header is ever sent. With a key, every route
-but PUBLIC needs it; without one (loopback only, see ``check_exposure``) any key or none will do.
+the address it asks is another site's script. Both are refused; no CORS header is ever sent. Whose key it is, and what
+it opens, is in access.py; it travels on as ``scope["state"]["identity"]``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kelm.errors import ConfigError, Forbidden, InvalidRequest, KelmError, Unauthorized
+from kelm.errors import ConfigError, Forbidden, InvalidRequest, KelmError
 from kelm.origin import Headers, host_of, is_loopback, same_origin, values
 from kelm.serve import replies
+from kelm.serve.access import Access, Identity
 from kelm.serve.envelope import request_id
 
 PUBLIC = frozenset({"/health", "/ready"})
 """What a prober without a key may ask; neither tells more than a status."""
+
+_NOBODY = Identity("", operator=False)
 
 
 def check_exposure(host: str, api_key: str | None) -> None:
@@ -37,42 +37,37 @@ class Gate:
 
     Args:
         host: the address that the daemon listens on.
-        api_key: None or empty: no key is needed.
+        access: who a key's bearer is.
     """
 
-    def __init__(self, app: ASGIApp, *, host: str, api_key: str | None) -> None:
+    def __init__(self, app: ASGIApp, *, host: str, access: Access) -> None:
         self._app = app
         self._loopback = is_loopback(host)
-        self._key = _digest(api_key.encode()) if api_key else None
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            error = self._refusal(scope["path"], scope["headers"])
-            if error is not None:
+            try:
+                identity = self._admit(scope["path"], scope["headers"])
+            except KelmError as error:
                 await _refuse(error, scope, receive, send)
                 return
+            scope.setdefault("state", {})["identity"] = identity
         await self._app(scope, receive, send)
 
-    def _refusal(self, path: str, headers: Headers) -> KelmError | None:
+    def _admit(self, path: str, headers: Headers) -> Identity:
+        """Raises InvalidRequest, Unauthorized, Forbidden, StoreError."""
         hosts = values(headers, b"host")
         if len(hosts) != 1:
-            return InvalidRequest(f"exactly one Host header is needed, got {len(hosts)}", param="host")
+            raise InvalidRequest(f"exactly one Host header is needed, got {len(hosts)}", param="host")
         host = host_of(hosts[0])
         if host is None:
-            return InvalidRequest("the Host header is not a host name with an optional port", param="host")
+            raise InvalidRequest("the Host header is not a host name with an optional port", param="host")
         if self._loopback and not is_loopback(host):
-            return Forbidden("this daemon listens on loopback and answers to this machine's own names only")
+            raise Forbidden("this daemon listens on loopback and answers to this machine's own names only")
         if not all(same_origin(origin, hosts[0]) for origin in values(headers, b"origin")):
-            return Forbidden("scripts of other origins may not use this daemon")
-        if self._key is not None and path not in PUBLIC and not self._knows_key(headers):
-            return Unauthorized("a valid API key is needed: send the header Authorization: Bearer KEY")
-        return None
-
-    def _knows_key(self, headers: Headers) -> bool:
-        given = values(headers, b"authorization")
-        scheme, _, key = (given[0] if len(given) == 1 else b"").partition(b" ")
-        assert self._key is not None
-        return hmac.compare_digest(_digest(key.strip()), self._key) and scheme.lower() == b"bearer"
+            raise Forbidden("scripts of other origins may not use this daemon")
+        return _NOBODY if path in PUBLIC else self._access.identify(_bearer(headers), path)
 
 
 async def _refuse(error: KelmError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,5 +75,8 @@ async def _refuse(error: KelmError, scope: Scope, receive: Receive, send: Send) 
     await replies.error_reply(error, {"x-request-id": request_id(scope)})(scope, receive, send)
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+def _bearer(headers: Headers) -> bytes | None:
+    """The key of ``Authorization: Bearer KEY``; None where there is none, or two."""
+    given = values(headers, b"authorization")
+    scheme, _, key = (given[0] if len(given) == 1 else b"").partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from kelm.memory.layout import BlockLayout, GroupShape, lay_out
 from kelm.memory.ledger import Ledger
 from kelm.memory.prefix import PrefixCache
 from kelm.models.batch import KVGroup
+from kelm.store.safetensors import read_header
+from kelm.store.tensors import FLOATS
 from kelm.wire.messages import Load, Loaded
 from kelm.worker.arena import Arena
 from kelm.worker.grammars import Grammars
@@ -26,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _LOGIT_BYTES = 64 << 20
 """Most that the logits of one step's prompt log-probabilities may take."""
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +107,11 @@ class Residency:
         self._release(key)
 
     def _open_base(self, command: Load, progress: Progress) -> Opened:
-        weights = f"weights:{command.model}"
-        self._ledger.grant(weights, sum(Path(path).stat().st_size for path in command.files.values()))
+        weights, shown = f"weights:{command.model}", _shown(command)
+        self._ledger.grant(weights, _weight_bytes(command), shown)
         opened = self._opener(command, progress)
-        self._ledger.grant(weights, opened.loaded.weight_bytes)
-        self._ledger.grant(f"activations:{command.model}", self._activation_bytes(opened))
+        self._ledger.grant(weights, opened.loaded.weight_bytes, shown)
+        self._ledger.grant(f"activations:{command.model}", self._activation_bytes(opened), f"{shown}, for a step,")
         return opened
 
     def _open_variant(self, command: Load, progress: Progress) -> Opened:
@@ -121,8 +125,11 @@ class Residency:
                 param="model",
             )
         laid = base.opened.lay_over(command)
-        self._ledger.grant(f"weights:{command.model}", laid.own_bytes)
+        self._ledger.grant(f"weights:{command.model}", laid.own_bytes, _shown(command))
         return laid.open(progress)
+
+    def _held_bytes(self, key: str) -> int:
+        return self._ledger.line(f"weights:{key}") + self._ledger.line(f"activations:{key}")
 
     def _release(self, key: str) -> None:
         self._ledger.release(f"weights:{key}")
@@ -134,7 +141,9 @@ class Residency:
         shapes = [GroupShape(len(g.layers) * g.kv_heads * 2 * g.head_dim * item, g.window) for g in kinds]
         layouts = lay_out(shapes, self._settings.slab_bytes)
         longest = self._longest(layouts, opened.loaded.max_context_tokens)
-        loaded = msgspec.structs.replace(opened.loaded, max_context_tokens=longest)
+        loaded = msgspec.structs.replace(
+            opened.loaded, max_context_tokens=longest, held_bytes=self._held_bytes(command.model)
+        )
         opened.attach([self._arena.view(one, kind, item) for one, kind in zip(layouts, kinds, strict=True)])
         groups = tuple(self.pool.add_group(one) for one in layouts)
         prefix = PrefixCache(self.pool, groups)
@@ -160,3 +169,19 @@ class Residency:
         """About 16 rows of hidden states for each token of a step, and two of logits for each sequence."""
         loaded, settings = opened.loaded, self._settings
         return 4 * (16 * settings.step_tokens * loaded.hidden + 2 * settings.max_num_seqs * loaded.vocab)
+
+
+def _shown(command: Load) -> str:
+    """The model as a user knows it, for messages."""
+    return f"the model {command.model.rpartition('@')[0] or command.model}"
+
+
+def _weight_bytes(command: Load) -> int:
+    """What the weights will take, from the files: their size, or more where the precision asked for is wider."""
+    size = sum(Path(path).stat().st_size for path in command.files.values())
+    item = _ITEM_BYTES.get(command.dtype)
+    if item is None:
+        return size
+    headers = [read_header(path, name=name) for name, path in command.files.items() if name.endswith(".safetensors")]
+    tensors = [info for header in headers for info in header.tensors.values()]
+    return max(size, sum(item * math.prod(t.shape) if t.dtype in FLOATS else t.end - t.begin for t in tensors))
