@@ -232,7 +232,9 @@ class Kernel:
         return [control.tenant_row(tenant, self._tenants, self._table) for tenant in shown]
 
     def why(self, pid: int) -> control.Row:
-        """What a process does or waits for; see why.explain for the keys. Raises NotFound."""
+        """What a process does or waits for; see why.explain and BackgroundJob.why for the keys. Raises NotFound."""
+        if self.jobs.has(pid):
+            return self.jobs.why(pid)
         job = self._job(pid)
         sight = Sight(
             entry=self._models.entry(job.record.key),
