@@ -15,8 +15,8 @@ from kernel_kit import Answer, generation, kernel_on, make_home, read, sample, u
 from kelm import limits
 from kelm.errors import Cancelled, ModelFormatError, ModelNotFound
 from kelm.kernel.kernel import Kernel
-from kelm.store import Store, write_delta
-from kelm.store.difference import Tensors
+from kelm.store import Store
+from kelm.store.difference import Tensors, write_delta
 
 TENSORS = ["model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight"]
 

@@ -10,8 +10,8 @@ import pytest
 
 from kelm.errors import ModelNotFound, OutOfMemory, UnsupportedModel
 from kelm.models import variant as variants
-from kelm.store import Store, write_delta
-from kelm.store.difference import Tensors
+from kelm.store import Store
+from kelm.store.difference import Tensors, write_delta
 from kelm.testing.checkpoints import write_llama
 from kelm.testing.hash_model import HashModel, open_hash_model
 from kelm.wire.messages import Load, Sampling, Submit
