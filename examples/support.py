@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 
 QUESTIONS = [
-    "Where is my parcel? The number is JL-204118.",
+    "Where is my order JL-204118?",
     "I want to send something back.",
     "JL-300417",
     "Which plants are dangerous for my cat?",

@@ -6,6 +6,7 @@ https://chromedevtools.github.io/devtools-protocol/: messages are JSON, each end
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -126,11 +127,19 @@ def browser(folder: Path) -> Iterator[Browser]:
         "--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "--remote-debugging-pipe",
         f"--user-data-dir={folder / 'profile'}", "about:blank",
     ]  # fmt: skip
+    # Numbers above 10, so that neither is overwritten while they become 3 and 4, where Chromium expects them.
+    high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 10) for each in (theirs_in, theirs_out)]
+
+    def place() -> None:
+        for number, each in enumerate(high, 3):
+            os.dup2(each, number)
+
     with (folder / "chromium.log").open("wb") as log:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *command],
-            pass_fds=(theirs_in, theirs_out), stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+            command, pass_fds=(3, 4), preexec_fn=place, stdout=log, stderr=log, start_new_session=True
+        )
+    for each in high:
+        os.close(each)
     os.close(theirs_in)
     os.close(theirs_out)
     found = Browser(process, ours_out, ours_in)

@@ -25,8 +25,8 @@ from kelm.models.linear import Part, low_rank
 from kelm.models.loader import load
 from kelm.models.variant import lay_over
 from kelm.ops import reference as ops
-from kelm.store import Store, write_delta
-from kelm.store.difference import Tensors
+from kelm.store import Store
+from kelm.store.difference import Tensors, write_delta
 from kelm.testing.checkpoints import Shape, write_llama
 
 F = np.float32

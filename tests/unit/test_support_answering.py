@@ -242,6 +242,8 @@ async def test_a_missing_variant_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         await prepared(tmp_path, doors, desk_yaml=AUTO)
     assert f"`kelm tune base {tmp_path / 'intents.csv'} --name intents --wait`" in caught.value.message
+    with pytest.raises(ConfigError, match=r"--name intents --epochs 6 --learning-rate 0\.001 --wait`"):
+        await prepared(tmp_path, doors, desk_yaml=AUTO + "tune: {learning_rate: 0.001, epochs: 6}\n")
     assert "--tune" in caught.value.message
     doors.missing = ("e",)
     with pytest.raises(ConfigError, match=r"did you mean base\?\. `kelm pull e` gets it"):

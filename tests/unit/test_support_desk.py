@@ -39,7 +39,7 @@ def test_defaults(tmp_path: Path) -> None:
     desk = read_desk(tmp_path, desk_yaml="name: A\nmodels: {}\n")
     assert desk.models == desks.Models(None, None, None)
     assert desk.wanted == desks.Wanted(None, None, 0.95)
-    assert (desk.person, desk.words, desk.calibration) == (None, (), ())
+    assert (desk.person, desk.words, desk.calibration, desk.tuning) == (None, (), (), {})
 
 
 DESK, TEMPLATES, INTENTS = FILES["desk.yaml"], FILES["templates.yaml"], FILES["intents.csv"]
@@ -61,6 +61,8 @@ WRONG: list[tuple[dict[str, str | None], list[str]]] = [
     ({"desk_yaml": DESK.replace("intent: 0.8", "intent: true")}, ["thresholds: intent", "True"]),
     ({"desk_yaml": DESK.replace("intent: person", "intent: persons")}, ["'persons'", "did you mean person"]),
     ({"desk_yaml": DESK.replace("[人工]", "人工")}, ["words must be a list"]),
+    ({"desk_yaml": DESK + "tune: {epochs: 2.5}\n"}, ["tune: epochs must be a whole number between 1 and", "2.5"]),
+    ({"desk_yaml": DESK + "tune: {epoch: 2}\n"}, ["tune", "'epoch'", "did you mean epochs"]),
     ({"templates_yaml": TEMPLATES.replace("  status:", "  staus:")}, ["'staus'", "no label of intents.csv", "status"]),
     ({"templates_yaml": TEMPLATES.replace("{order} is", "{ordr} is")}, ["answers: status", "{ordr}", "mean order"]),
     ({"templates_yaml": TEMPLATES.replace("greeting: Hello!", "greeting: ''")}, ["answers: greeting", "must be text"]),

@@ -12,8 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from kelm import limits
 from kelm.errors import InvalidRequest, ModelFormatError, ModelNotFound, StoreError
-from kelm.store import Name, Store, Variant, write_delta
+from kelm.store import Name, Store, Variant
 from kelm.store.additions import overrides_in
+from kelm.store.difference import write_delta
 
 SHAPES = {"a.weight": (4, 3), "b.weight": (5,), "c.weight": (2, 2)}
 

@@ -1,4 +1,4 @@
-"""desk.yaml, and a whole folder read and checked before anything is started.
+"""desk.yaml, and a whole folder read and checked before anything is started. The keys, with what they are for:
 
 name: Juniper Lane               shown on the page
 language: en                     en or zh: of the page when the browser asks for neither
@@ -13,6 +13,10 @@ thresholds:                      auto, or numbers from 0 to 1
   intent: auto                   auto: set by calibration.csv, else 0.75
   passage: auto                  auto: set by calibration.csv, else 0.5
   precision: 0.95                the share of right answers that auto asks for
+tune:                            of the classifier, by --tune: as the options of `kelm tune`
+  epochs: 6
+  learning_rate: 0.001
+  rank: 16
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from kelm.suggest import did_you_mean
 
 FILE = "desk.yaml"
 NONE, AUTO = "none", "auto"
+_KEYS = ("name", "language", "models", "handover", "thresholds", "tune")
 INTENT_DEFAULT, PASSAGE_DEFAULT, PRECISION_DEFAULT = 0.75, 0.5, 0.95
 
 
@@ -66,6 +71,8 @@ class Desk:
     person: str | None
     words: tuple[str, ...]
     wanted: Wanted
+    tuning: Mapping[str, float]
+    """Options of `kelm tune`; empty: its own."""
     intents: tuple[Example, ...]
     calibration: tuple[Example, ...]
     templates: Mapping[str, Template]
@@ -86,9 +93,7 @@ def read(folder: Path) -> Desk:
         raise ConfigError(
             f"{folder} is no folder; a desk is one with {FILE}, intents.csv, templates.yaml and articles/"
         )
-    top = Fields(
-        FILE, parse_yaml(FILE, read_text(folder / FILE)), ("name", "language", "models", "handover", "thresholds")
-    )
+    top = Fields(FILE, parse_yaml(FILE, read_text(folder / FILE)), _KEYS)
     intents = read_intents(folder / "intents.csv")
     labels = {example.expect for example in intents}
     articles = _articles(folder / "articles")
@@ -102,6 +107,7 @@ def read(folder: Path) -> Desk:
         person=_person(handover, labels),
         words=handover.texts("words", ()),
         wanted=_wanted(top),
+        tuning=_tuning(top),
         intents=intents,
         calibration=read_calibration(calibration, labels, articles) if calibration.exists() else (),
         templates=templates.parse(parse_yaml(templates.FILE, read_text(folder / templates.FILE)), labels),
@@ -123,6 +129,13 @@ def _wanted(top: Fields) -> Wanted:
         for key, auto in zip(("intent", "passage"), automatic, strict=True)
     )
     return Wanted(intent, passage, fields.number("precision", limits.SUPPORT_SHARE, PRECISION_DEFAULT))
+
+
+def _tuning(top: Fields) -> dict[str, float]:
+    bounds = {"epochs": limits.TUNE_EPOCHS, "learning_rate": limits.TUNE_RATE, "rank": limits.TUNE_RANK}
+    fields = Fields(f"{FILE}: tune", top.value("tune", {}), tuple(bounds))
+    found = {name: fields.number(name, bound) for name, bound in bounds.items() if name in fields.all()}
+    return {name: int(value) if bounds[name].integer else value for name, value in found.items()}
 
 
 def _person(handover: Fields, labels: set[str]) -> str | None:

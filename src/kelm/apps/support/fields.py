@@ -78,10 +78,12 @@ class Fields:
 
     def number(self, key: str, bound: Bound, default: Any = _LEFT_OUT) -> float:
         value = self.value(key, default)
-        ok = isinstance(value, int | float) and not isinstance(value, bool) and bound.least <= value <= bound.most
+        kinds = int if bound.integer else int | float
+        ok = isinstance(value, kinds) and not isinstance(value, bool) and bound.least <= value <= bound.most
         if not ok:
+            what = "a whole number" if bound.integer else "a number"
             raise ConfigError(
-                f"{self._at}: {key} must be a number between {bound.least} and {bound.most}, got {shown(value)}"
+                f"{self._at}: {key} must be {what} between {bound.least} and {bound.most}, got {shown(value)}"
             )
         return float(value)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from kelm.apps.support import index
 from kelm.apps.support.answering import UNREADABLE, Answerer
@@ -83,15 +82,15 @@ async def _made(desk: Desk, doors: Doors, name: str) -> int:
         return await doors.made(name)
     except ModelNotFound as error:
         base, _, variant = name.partition("@")
-        file = desk.folder / "intents.csv"
         advice = f"`kelm pull {name}` gets it, `kelm import FOLDER --name {name}` takes it from a folder"
         if variant:
-            advice = tune_command(base, variant, file) + " makes it, and so does this command with --tune"
+            advice = f"`{_tune_command(desk, base, variant)}` makes it, and so does this command with --tune"
         raise ConfigError(f"{error.message.rstrip('.')}. {advice}", param=name) from None
 
 
-def tune_command(base: str, variant: str, file: Path) -> str:
-    return f"`kelm tune {base} {file} --name {variant} --wait`"
+def _tune_command(desk: Desk, base: str, variant: str) -> str:
+    options = "".join(f" --{name.replace('_', '-')} {value}" for name, value in desk.tuning.items())
+    return f"kelm tune {base} {desk.folder / 'intents.csv'} --name {variant}{options} --wait"
 
 
 async def _check_labels(desk: Desk, doors: Doors) -> None:

@@ -29,7 +29,7 @@ async def tune(desk: Desk, doors: Doors, say: Callable[[str], None]) -> None:
     except ModelNotFound:
         await doors.made(base)
     file = "intents.csv"
-    spec = {"kind": "tune", "base": base, "variant": variant, "file": file}
+    spec = {"kind": "tune", "base": base, "variant": variant, "file": file, **desk.tuning}
     row = await doors.call("POST", "/admin/jobs", {"spec": spec, "data": read_text(desk.folder / file)})
     say(f"tuning {name} on {file}: `kelm ps` shows job {row['pid']}, `kelm cancel {row['pid']}` ends it")
     told = ""
