@@ -59,6 +59,7 @@ struct Machine {
         has[static_cast<int>(Isa::avx512_vnni)] = vnni;
         const bool amx = vnni && bit(more.d0, 22) && bit(more.d0, 24) && bit(more.d0, 25);  // bf16, tile, int8
         has[static_cast<int>(Isa::amx)] = amx && tiles_granted();
+        has[static_cast<int>(Isa::amx_emulated)] = vnni;
     }
 };
 

@@ -11,9 +11,10 @@ enum class Isa : int {
     avx512 = 3,       // F, BW, VL
     avx512_vnni = 4,  // avx512, and 8-bit dot products in 512 bits
     amx = 5,          // avx512_vnni, and tiles for int8 and bf16
+    amx_emulated = 6  // avx512_vnni, and the amx units with tiles in plain C++: for tests, never chosen
 };
 
-constexpr int kIsas = 6;
+constexpr int kIsas = 7;
 
 // Whether this build, this CPU and its operating system have it. cpuid, never the build machine. The first question
 // about amx asks Linux for the right to use tile registers, which every thread of the process then has.

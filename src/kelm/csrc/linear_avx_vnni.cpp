@@ -18,5 +18,4 @@ inline void dot(Ints &sum, Bytes weights, const std::int32_t *x) {
 #include "linear_groups.hpp"
 #include "linear_pairs.hpp"
 
-const kelm::Kernels kelm::avx_vnni_kernels = {pairs_kernel(48, 8192), groups_kernel<Int8Lines>(96, 4352),
-                                              groups_kernel<Int4Lines>(96, 4608)};
+const kelm::Kernels kelm::avx_vnni_kernels = {pairs_kernel(), groups_kernel<Int8Lines>(), groups_kernel<Int4Lines>()};

@@ -6,9 +6,10 @@
 //     dot(sum, w, x)     Ints += four inputs of 16 outputs times a row's four activations (kWords words)
 //     peak_bits(a, b)    the largest of 32 floats' bits without their signs
 //     quantize(a, b, r, q)   round_to_even(32 floats * r) as bytes into q; returns their sum
-//     kWords, kRows, kTiles  words of four activations; how many rows and tiles fit into the registers
+//     kWords                 words of four activations
+//     kRows, kTiles          how many rows and tiles fit into the registers; kOneRowTiles for one row
 //
-// A panel has, for each block, [2 groups, 8, rows] of four activations, then [2, rows] scales, then [2, rows] starts:
+// A panel has, for each block, [rows, 16] of four activations, then [2 groups, rows] scales, then [2, rows] starts:
 // -zero * sum(q), so that sums over unsigned weights come out as if those were signed.
 //
 // Everything here has internal linkage and calls no library function, for the reason in rms_norm_rows.hpp.
@@ -43,11 +44,11 @@ template <typename Lines>
 constexpr std::int64_t kLinesBlock = 64 + 2 * Lines::kGroupBytes;
 
 // One group of 32 inputs: exact sums, then one fma into `sum`.
-template <typename Lines, int kR, int kT>
+template <typename Lines, int kR, int kT, bool kOnce>
 inline void add_group(Floats (&sum)[kR][kT], const std::uint8_t *block, const std::int32_t *panel, int group,
                       const Multiply &op) {
     const std::uint8_t *lines = block + 64 + group * Lines::kGroupBytes;
-    const std::int32_t *four = panel + group * 8 * kR * kWords;
+    const std::int32_t *fours = panel + group * 8 * kWords;
     const std::int32_t *starts = panel + (kFours * kWords + 2 + group) * kR;
     const float *scales = reinterpret_cast<const float *>(panel + (kFours * kWords + group) * kR);
     Ints exact[kR][kT];
@@ -60,14 +61,14 @@ inline void add_group(Floats (&sum)[kR][kT], const std::uint8_t *block, const st
         Bytes weights[kT];
 #pragma GCC unroll 4
         for (int t = 0; t < kT; ++t) weights[t] = Lines::four(lines + t * op.tile_bytes, k);
-        if (k % 2 == 0 || Lines::kGroupBytes == 512)
+        if (kOnce && (k % 2 == 0 || Lines::kGroupBytes == 512))
 #pragma GCC unroll 4
             for (int t = 0; t < kT; ++t)
-                __builtin_prefetch(lines + t * op.tile_bytes + op.ahead + k * Lines::kGroupBytes / 8);
+                __builtin_prefetch(lines + t * op.tile_bytes + kAhead + k * Lines::kGroupBytes / 8);
 #pragma GCC unroll 16
         for (int r = 0; r < kR; ++r)
 #pragma GCC unroll 4
-            for (int t = 0; t < kT; ++t) dot(exact[r][t], weights[t], four + (k * kR + r) * kWords);
+            for (int t = 0; t < kT; ++t) dot(exact[r][t], weights[t], fours + (r * kFours + k) * kWords);
     }
 #pragma GCC unroll 4
     for (int t = 0; t < kT; ++t) {
@@ -78,7 +79,7 @@ inline void add_group(Floats (&sum)[kR][kT], const std::uint8_t *block, const st
     }
 }
 
-template <typename Lines, int kR, int kT>
+template <typename Lines, int kR, int kT, bool kOnce>
 void multiply_rows(const Multiply &op) {
     Floats sum[kR][kT];
 #pragma GCC unroll 16
@@ -86,12 +87,16 @@ void multiply_rows(const Multiply &op) {
 #pragma GCC unroll 4
         for (int t = 0; t < kT; ++t) sum[r][t] = Floats::load(op.sums + r * op.sums_step + t * 16);
     const auto *panel = reinterpret_cast<const std::int32_t *>(op.panel);
-    const std::uint8_t *block = op.weights;
+    const std::uint8_t *block = op.weights, *next = op.next, *next_end = op.next + 64 * op.next_lines;
+    const std::int64_t each = (op.next_lines + op.blocks - 1) / op.blocks;
     for (std::int64_t b = 0; b < op.blocks; ++b, block += kLinesBlock<Lines>, panel += kPanelWords * kR) {
-        __builtin_prefetch(block + op.ahead);
-        if (kT > 1) __builtin_prefetch(block + (kT - 1) * op.tile_bytes + op.ahead);
-        add_group<Lines, kR, kT>(sum, block, panel, 0, op);
-        add_group<Lines, kR, kT>(sum, block, panel, 1, op);
+        if (kOnce)
+            for (int t = 0; t < kT; ++t) __builtin_prefetch(block + t * op.tile_bytes + kAhead);
+        else
+            for (std::int64_t i = 0; i < each && next < next_end; ++i, next += 64)
+                for (int t = 0; t < kT; ++t) __builtin_prefetch(next + t * op.tile_bytes, 0, 2);
+        add_group<Lines, kR, kT, kOnce>(sum, block, panel, 0, op);
+        add_group<Lines, kR, kT, kOnce>(sum, block, panel, 1, op);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < kR; ++r)
@@ -99,76 +104,88 @@ void multiply_rows(const Multiply &op) {
         for (int t = 0; t < kT; ++t) sum[r][t].store(op.sums + r * op.sums_step + t * 16);
 }
 
-template <typename Lines, int kT>
+template <typename Lines, int kT, bool kOnce>
 void multiply_tiles(const Multiply &op) {
-    if (op.rows == 1) return multiply_rows<Lines, 1, kT>(op);
-    if (op.rows == 2) return multiply_rows<Lines, 2, kT>(op);
-    if (kRows > 4 && op.rows == 4) return multiply_rows<Lines, kRows < 4 ? kRows : 4, kT>(op);
-    return multiply_rows<Lines, kRows, kT>(op);
+    if (op.rows == 1) return multiply_rows<Lines, 1, kT, kOnce>(op);
+    if (op.rows == 2) return multiply_rows<Lines, 2, kT, kOnce>(op);
+    if (kRows > 4 && op.rows == 4) return multiply_rows<Lines, kRows < 4 ? kRows : 4, kT, kOnce>(op);
+    return multiply_rows<Lines, kRows, kT, kOnce>(op);
 }
 
 template <typename Lines>
 void multiply_groups(const Multiply &op) {
-    if (kTiles == 1 || op.tiles == 1) return multiply_tiles<Lines, 1>(op);
-    return multiply_tiles<Lines, kTiles>(op);
+    if (op.rows == 1 && op.tiles == kOneRowTiles) return multiply_rows<Lines, 1, kOneRowTiles, true>(op);
+    if (kTiles == 1 || op.tiles == 1)
+        return op.next ? multiply_tiles<Lines, 1, false>(op) : multiply_tiles<Lines, 1, true>(op);
+    return op.next ? multiply_tiles<Lines, kTiles, false>(op) : multiply_tiles<Lines, kTiles, true>(op);
 }
 
-struct Activations {  // 32 of one row as they go into a panel
-    alignas(64) float value[32] = {};
-    alignas(32) std::int8_t q[32];
-    float scale;
-    std::int32_t sum;
+struct Group {  // 32 activations of one row
+    Floats low, high;
 
-    void set(const float *from, std::int64_t count) {
-        if (count >= 32) return set(Floats::load(from), Floats::load(from + 16));
+    static Group load(const float *from, std::int64_t count) {
+        if (count >= 32) return {Floats::load(from), Floats::load(from + 16)};
+        alignas(64) float value[32];
         for (std::int64_t i = 0; i < 32; ++i) value[i] = i < count ? from[i] : 0.0f;
-        set(Floats::load(value), Floats::load(value + 16));
+        return {Floats::load(value), Floats::load(value + 16)};
     }
 
-    void set(Floats a, Floats b) {
+    // q * scale is the group, near enough; `start` is what sums over weights that are too large by `zero` begin with.
+    void quantize_to(std::int8_t *q, float &scale, std::int32_t &start, std::int32_t zero) const {
         constexpr std::uint32_t kInfinity = 0x7f800000u, kLeast = 0x0d800000u;  // 2^-100
-        const std::uint32_t bits = peak_bits(a, b);
+        const std::uint32_t bits = peak_bits(low, high);
         float peak;
         __builtin_memcpy(&peak, &bits, sizeof peak);
-        const bool usable = bits >= kLeast && bits < kInfinity;
-        scale = usable ? peak * (1.0f / 127.0f) : bits < kLeast ? 0.0f : __builtin_nanf("");
-        sum = usable ? quantize(a, b, 127.0f / peak, q) : 0;
-        if (!usable)
-            for (std::int8_t &each : q) each = 0;
+        if (bits >= kLeast && bits < kInfinity) {
+            scale = peak * (1.0f / 127.0f);
+            start = -zero * quantize(low, high, 127.0f / peak, q);
+        } else {
+            scale = bits < kLeast ? 0.0f : __builtin_nanf("");
+            start = 0;
+            for (int i = 0; i < 32; ++i) q[i] = 0;
+        }
     }
 };
 
-// Four activations as dot() takes them: bytes, or the even and the odd ones as pairs of 16 bits.
-inline void put_four(const std::int8_t *q, std::int32_t *to) {
-    if (kWords == 1) {
-        __builtin_memcpy(to, q, 4);
-    } else {
-        to[0] = static_cast<std::int32_t>(static_cast<std::uint32_t>(q[2]) << 16 | static_cast<std::uint16_t>(q[0]));
-        to[kWords - 1] =
-            static_cast<std::int32_t>(static_cast<std::uint32_t>(q[3]) << 16 | static_cast<std::uint16_t>(q[1]));
+// Eight fours as dot() takes them in two words: the even and the odd ones of each as pairs of 16 bits.
+inline void widen(const std::int8_t *q, std::int16_t *to) {
+    for (int k = 0; k < 32; k += 4) {
+        to[k] = q[k];
+        to[k + 1] = q[k + 2];
+        to[k + 2] = q[k + 1];
+        to[k + 3] = q[k + 3];
     }
 }
 
 template <typename Lines>
 void pack_rows(const float *x, std::int64_t x_step, int rows, int size, std::int64_t inputs, std::uint8_t *panel) {
-    const std::int64_t groups = (inputs + 63) / 64 * 2;
-    Activations part;
-    for (int r = 0; r < size; ++r)
-        for (std::int64_t g = 0; g < groups; ++g) {
-            auto *block = reinterpret_cast<std::int32_t *>(panel) + g / 2 * kPanelWords * size;
-            part.set(x + r * x_step + g * 32, r < rows ? inputs - g * 32 : 0);
-            for (int k = 0; k < 8; ++k) put_four(part.q + 4 * k, block + ((g % 2 * 8 + k) * size + r) * kWords);
-            __builtin_memcpy(block + (kFours * kWords + g % 2) * size + r, &part.scale, 4);
-            block[(kFours * kWords + 2 + g % 2) * size + r] = -Lines::kZero * part.sum;
-        }
+    const std::int64_t blocks = (inputs + 63) / 64;
+    for (int r = 0; r < size; ++r) {
+        auto *block = reinterpret_cast<std::int32_t *>(panel);
+        for (std::int64_t b = 0; b < blocks; ++b, block += kPanelWords * size)
+            for (int g = 0; g < 2; ++g) {
+                const std::int64_t first = b * 64 + g * 32;
+                const Group group = Group::load(x + r * x_step + first, r < rows ? inputs - first : 0);
+                std::int32_t *fours = block + (r * kFours + g * 8) * kWords;
+                auto &scale = *reinterpret_cast<float *>(block + (kFours * kWords + g) * size + r);
+                auto &start = block[(kFours * kWords + 2 + g) * size + r];
+                if (kWords == 1) {
+                    group.quantize_to(reinterpret_cast<std::int8_t *>(fours), scale, start, Lines::kZero);
+                } else {
+                    std::int8_t q[32];
+                    group.quantize_to(q, scale, start, Lines::kZero);
+                    widen(q, reinterpret_cast<std::int16_t *>(fours));
+                }
+            }
+    }
 }
 
 template <typename Lines>
-constexpr Kernel groups_kernel(int chunk_rows, std::int64_t chunk_bytes) {
+constexpr Kernel groups_kernel() {
     return {{1, 2, kRows < 4 ? kRows : 4, kRows, kRows},
             kTiles,
-            chunk_rows,
-            chunk_bytes,
+            kOneRowTiles,
+            16384,
             kPanelWords * 4,
             pack_rows<Lines>,
             multiply_groups<Lines>};

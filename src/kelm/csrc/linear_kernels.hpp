@@ -26,21 +26,25 @@ namespace kelm {
 struct Multiply {
     const std::uint8_t *weights;  // the first block of the first tile
     std::int64_t tile_bytes;      // from a tile to the next
-    int tiles;
+    int tiles;                    // 1, or what the kernel says
     const std::uint8_t *panel;
     int rows;  // one of the kernel's sizes
     std::int64_t blocks;
     float *sums;             // [rows, 16 * tiles], added to
     std::int64_t sums_step;  // floats from a row to the next
-    std::int64_t ahead;      // prefetch weights so many bytes ahead; 0 for weights that are near already
+    const std::uint8_t *next;  // the weights wanted after this step, of its first tile; null: its own, a little ahead
+    std::int64_t next_lines;   // of each tile, to prefetch from there
 };
+
+// With rows for one panel only, weights are read once and memory sets the pace: prefetch a few lines' time ahead.
+constexpr std::int64_t kAhead = 2048;
 
 struct Kernel {
     static constexpr int kSizes = 5;
 
     int sizes[kSizes];         // rows that a panel can have, rising, the last repeated; a panel is padded up to one
-    int tiles;                 // most tiles of a step
-    int chunk_rows;            // rows whose panels stay in the cache while weights pass
+    int tiles;                 // of a step
+    int one_row_tiles;         // of a step for a panel of one row; 1 is good for every panel
     std::int64_t chunk_bytes;  // of a tile, that stay in the cache while panels pass
     std::int64_t row_bytes;    // of a panel, for each row and block of inputs
     void (*pack)(const float *x, std::int64_t x_step, int rows, int size, std::int64_t inputs, std::uint8_t *panel);
@@ -58,6 +62,7 @@ extern const Kernels avx_vnni_kernels;
 extern const Kernels avx512_kernels;
 extern const Kernels avx512_vnni_kernels;
 extern const Kernels amx_kernels;
+extern const Kernels amx_emulated_kernels;
 #endif
 
 }  // namespace kelm

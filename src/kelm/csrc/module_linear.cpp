@@ -104,7 +104,7 @@ std::uint64_t read_bytes(Pool &pool, Data data) {
 }  // namespace
 
 void bind_linear(nb::module_ &m) {
-    nb::class_<Pool>(m, "Pool")
+    nb::class_<Pool>(m, "ThreadPool")
         .def("__init__",
              [](Pool *self, int threads) {
                  require(threads >= 1 && threads <= kMostThreads,

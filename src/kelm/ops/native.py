@@ -16,8 +16,9 @@ from typing import Any, Protocol, cast
 
 from kelm.errors import ConfigError
 
-ISAS = ("portable", "avx2", "avx_vnni", "avx512", "avx512_vnni", "amx")
-"""Worst first, numbered as in csrc/isa.hpp. A machine may lack one and have a later one."""
+ISAS = ("portable", "avx2", "avx_vnni", "avx512", "avx512_vnni", "amx", "amx_emulated")
+"""Worst first, numbered as in csrc/isa.hpp. A machine may lack one and have a later one. The last is for tests: what
+runs on AMX, with tiles in plain C++."""
 
 
 class Pool(Protocol):
@@ -32,7 +33,7 @@ class Extension(Protocol):
 
     def rms_norm(self, x: Any, weight: Any, out: Any, eps: float, unit_offset: bool, isa: int) -> None: ...
 
-    def Pool(self, threads: int) -> Pool: ...  # noqa: N802
+    def ThreadPool(self, threads: int) -> Pool: ...  # noqa: N802
 
     def packed_bytes(self, outputs: int, inputs: int, format: int) -> int: ...
 
@@ -82,7 +83,7 @@ def isa() -> str:
         ConfigError: KELM_ISA is unknown or more than the machine has, or there are no compiled kernels.
     """
     loaded()
-    usable = machine_isas()
+    usable = tuple(name for name in machine_isas() if name != "amx_emulated")
     wanted = os.environ.get("KELM_ISA", usable[-1])
     if wanted not in usable:
         raise ConfigError(f"KELM_ISA is {wanted!r}; this machine has {', '.join(usable)}")
@@ -100,7 +101,7 @@ def pool(threads: int) -> Pool:
         ValueError: the number is out of range.
         RuntimeError: the system refused another thread.
     """
-    return loaded().Pool(threads)
+    return loaded().ThreadPool(threads)
 
 
 def rms_norm(

@@ -76,7 +76,8 @@ def _rounded(groups: Floats, scales: npt.NDArray[np.float16], least: int, most: 
     with np.errstate(all="ignore"):
         ratio = groups / scales.astype(np.float32)[..., None]
     ratio = np.where(scales[..., None] == 0, np.float32(0), ratio)
-    return np.rint(np.clip(ratio, least, most)).astype(np.float32)
+    rounded: Floats = np.rint(np.clip(ratio, least, most)).astype(np.float32)
+    return rounded
 
 
 def _int4_scales(groups: Floats) -> npt.NDArray[np.float16]:
