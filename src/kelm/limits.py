@@ -204,3 +204,14 @@ EVAL_LINE_BYTES = _int("line", 2, 32 * MIB, None, "bytes", "parsed in one go; as
 EVAL_LABELS = _int("labels", 2, 256, None, "labels", "a decoder reads each row once for every one of them")
 EVAL_CLASSES = _int("labels", 2, 2048, None, "labels", "of a classifier: the confusion matrix has its square")
 EVAL_MAX_TOKENS = _int("max_tokens", 1, 1 << 20, 256, "tokens", "of one generated answer; the context bounds it too")
+
+# --- Several machines (cluster/) ---------------------------------------------------------------------------
+CLUSTER_NODES = _int("nodes", 1, 64, 2, "nodes", "each keeps a connection to every other")
+CLUSTER_JOIN_S = _num("join_timeout", 0.1, 3600, 60, "seconds", "until every node has joined")
+CLUSTER_OP_S = _num("timeout", 0.1, 3600, 60, "seconds", "of one operation between nodes; then somebody is named")
+CLUSTER_BEAT_S = _num("beat", 0.01, 10, 0.5, "seconds", "how often a node says that it lives; three missed: it is dead")
+CLUSTER_KEY_BYTES = _int("key", 1, 256, None, "bytes", "of the shared store")
+CLUSTER_VALUE_BYTES = _int("value", 0, MIB, None, "bytes", "node 0 holds every value in memory; arrays are for compute")
+CLUSTER_VERSIONS = _int("versions", 2, 1024, 8, "versions", "of one key, kept for readers that are on their way")
+CLUSTER_ARRAY_BYTES = _int("array", 0, GIB, None, "bytes", "allocated on a neighbour's word")
+CLUSTER_TAG = _int("tag", 0, (1 << 30) - 1, 0, "", "what tells two messages between the same nodes apart")
