@@ -168,6 +168,7 @@ TOKENIZER_BYTES = _int("tokenizer.json", 2, 128 * MIB, None, "bytes", "the large
 VOCAB = _int("vocab_size", 1, 4 * MIB, None, "tokens", "rows of the embedding")
 LAYERS = _int("num_hidden_layers", 1, 1024, None, "layers", "of a decoder or encoder")
 WIDTH = _int("hidden_size", 1, 1 << 20, None, "", "of hidden and intermediate states")
+QUANT_GROUP = _int("group_size", 1, 1 << 20, None, "inputs", "that share a scale in a quantized checkpoint")
 HEADS = _int("num_attention_heads", 1, 4096, None, "heads", "of one layer")
 HEAD_DIM = _int("head_dim", 1, 4096, None, "", "of one head")
 POSITIONS = _int("max_position_embeddings", 1, 1 << 24, None, "tokens", "the longest context a checkpoint may claim")
@@ -203,6 +204,9 @@ EVAL_ROWS = _int("rows", 1, 1_000_000, None, "rows", "held in memory, each with 
 EVAL_LINE_BYTES = _int("line", 2, 32 * MIB, None, "bytes", "parsed in one go; as a body of the doors")
 EVAL_LABELS = _int("labels", 2, 256, None, "labels", "a decoder reads each row once for every one of them")
 EVAL_CLASSES = _int("labels", 2, 2048, None, "labels", "of a classifier: the confusion matrix has its square")
+CALIBRATION_TOKENS = _int(
+    "calibration", 1, 1 << 24, 16_384, "tokens", "which layers matter least settles long before; each costs a pass"
+)
 EVAL_MAX_TOKENS = _int("max_tokens", 1, 1 << 20, 256, "tokens", "of one generated answer; the context bounds it too")
 
 # --- Several machines (cluster/) ---------------------------------------------------------------------------

@@ -43,16 +43,31 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tune": SHARED | {"models", "observe", "ops", "store", "text"},
     "library": SHARED | {"store", "text", "worker"},
     "evaluate": {"limits", "errors", "suggest", "library", "store", "text"},
+    "compress": SHARED | {"evaluate", "library", "models", "ops", "store", "text"},
     "boot": SHARED | {"kernel", "observe", "serve", "store", "text"},
     "apps": {"limits", "errors", "text"},
     "doctor": SHARED | {"kernel", "ops", "store"},
     "cli": SHARED
-    | {"apps", "boot", "doctor", "evaluate", "kernel", "library", "observe", "ops", "serve", "store", "text", "tune"},
+    | {
+        "apps",
+        "boot",
+        "compress",
+        "doctor",
+        "evaluate",
+        "kernel",
+        "library",
+        "observe",
+        "ops",
+        "serve",
+        "store",
+        "text",
+        "tune",
+    },
     "testing": SHARED | {"kernel", "memory", "models", "observe", "ops", "sched", "store", "text", "worker"},
 }
 """Room or top-level module -> rooms it may import besides itself. A new room starts by adding its row."""
 
-TORCH_ROOMS = {"evaluate", "models", "worker", "library", "ops", "tune", "cluster", "testing"}
+TORCH_ROOMS = {"compress", "evaluate", "models", "worker", "library", "ops", "tune", "cluster", "testing"}
 NO_TORCH = set(MAY_IMPORT) - TORCH_ROOMS
 """Rooms of the daemon and the command line: importing torch would cost them 2 s and 220 MB."""
 

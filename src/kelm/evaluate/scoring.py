@@ -16,7 +16,7 @@ def text_logprobs(llm: LLM, texts: Sequence[str]) -> list[list[float]]:
 
         begin a b c | c d e f | f g        context of 4; each window's first token is only read
     """
-    begin = _begin(llm)
+    begin = begin_token(llm)
     context = llm.info.max_context_tokens
     windows: list[tuple[int, list[int]]] = []
     for number, text in enumerate(texts):
@@ -34,7 +34,7 @@ def answer_logprobs(llm: LLM, texts: Sequence[str], answers: Sequence[str]) -> l
     The answers are compared from the first token in which they can differ, so that a tokenizer which merges the end of
     the text with one of them treats them alike.
     """
-    begin = _begin(llm)
+    begin = begin_token(llm)
     prompts: list[list[int]] = []
     starts: list[int] = []
     for text in texts:
@@ -57,7 +57,8 @@ def _bare(llm: LLM, text: str) -> list[int]:
     return llm.tokenizer.encode(text, add_special_tokens=False)
 
 
-def _begin(llm: LLM) -> int:
+def begin_token(llm: LLM) -> int:
+    """The token that a text's first one follows. Raises UnsupportedModel where there is none."""
     tokenizer = llm.tokenizer
     token = next(iter(tokenizer.eos_ids), None) if tokenizer.bos_id is None else tokenizer.bos_id
     if token is None:

@@ -6,7 +6,9 @@ float32. Rows are padded to whole blocks (ops.reference), so what a row gives do
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,22 +21,24 @@ from kelm.models.spec import DecoderSpec, LayerSpec
 from kelm.ops import paged
 from kelm.ops import reference as ops
 from kelm.ops.norms import rms_norm
+from kelm.ops.quantized import Weight
 from kelm.ops.rope import Rope, RopeTable, rotate
 
-Layer = Mapping[str, Tensor]
+Layer = Mapping[str, Weight]
 Turns = Mapping[Rope, tuple[Tensor, Tensor]]
 """cos and sin of the rows, for each kind of rotation."""
+_Kind = TypeVar("_Kind")
 
 
 class LoadedDecoder:
     """A decoder with its weights; after ``attach`` it is an Executor (batch.py).
 
-    ``weights``: slot names of layout.py -> tensors.
+    ``weights``: slot names of layout.py -> tensors; linears may be quantized.
     """
 
     name = "torch"
 
-    def __init__(self, spec: DecoderSpec, weights: Mapping[str, Tensor], info: ModelInfo) -> None:
+    def __init__(self, spec: DecoderSpec, weights: Layer, info: ModelInfo) -> None:
         self.spec, self.info = spec, info
         self.groups: tuple[KVGroup, ...] = spec.kv_groups()
         self._weights = weights
@@ -42,6 +46,11 @@ class LoadedDecoder:
         self._place = {n: (g, i) for g, group in enumerate(self.groups) for i, n in enumerate(group.layers)}
         self._turns = {layer.rope: RopeTable(layer.rope, spec.head_dim) for layer in spec.layers if layer.rope}
         self._kv: tuple[Tensor, ...] = ()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations and KV."""
+        return self._weights["embed.weight"].dtype
 
     def attach(self, kv: Sequence[Tensor]) -> None:
         """Give each KV group its blocks: [slabs, blocks_per_slab, layers, kv_heads, 2, block_tokens, head_dim]."""
@@ -57,7 +66,7 @@ class LoadedDecoder:
         rows = batch.logit_rows
         if not len(batch.tokens):
             return np.zeros((0, self.spec.vocab), dtype=np.float32)
-        x = self._run(batch)
+        x = deque(self.states(batch), maxlen=1).pop()
         if not len(rows):
             return np.zeros((0, self.spec.vocab), dtype=np.float32)
         picked = x[torch.from_numpy(padded(rows))]
@@ -72,23 +81,24 @@ class LoadedDecoder:
     def forget(self, seq: int) -> None:
         """Nothing to do: caches are in the arena."""
 
-    def _run(self, batch: Batch) -> Tensor:
-        """The residual stream after the last layer, [T padded, hidden] float32."""
+    def states(self, batch: Batch) -> Iterator[Tensor]:
+        """The residual stream before the first layer and after each, [T padded, hidden] float32; T is at least 1."""
         position = np.zeros(len(batch.tokens), dtype=np.int64)
         for s in batch.spans:
             position[s.start : s.start + s.length] = np.arange(s.context, s.context + s.length)
         positions = torch.from_numpy(padded(position))
         x = ops.embedding(
-            torch.from_numpy(padded(batch.tokens)), self._weights["embed.weight"], self.spec.embedding_scale
+            torch.from_numpy(padded(batch.tokens)), plain(self._weights, "embed.weight"), self.spec.embedding_scale
         )
         if self.spec.learned_positions:
-            x = x + ops.embedding(positions, self._weights["positions.weight"])
+            x = x + ops.embedding(positions, plain(self._weights, "positions.weight"))
         turns = {rope: table.at(positions) for rope, table in self._turns.items()}
         plans = self._plans(batch)
+        yield x
         for number, (layer, weights) in enumerate(zip(self.spec.layers, self._layers, strict=True)):
             x = x + self._attention(number, layer, weights, x, turns, plans)
             x = x + self._mlp(weights, x)
-        return x
+            yield x
 
     def _plans(self, batch: Batch) -> list[paged.Plan]:
         plans = []
@@ -103,7 +113,7 @@ class LoadedDecoder:
         spec = self.spec
         rows, (group, index) = x.shape[0], self._place[number]
         kv_width = spec.kv_heads * spec.head_dim
-        qkv = ops.linear(self._norm(w, "attention_norm", x), w["qkv.weight"], w.get("qkv.bias"))
+        qkv = linear(w, "qkv", self._norm(w, "attention_norm", x))
         q, k, v = torch.split(qkv, [spec.heads * spec.head_dim, kv_width, kv_width], dim=1)
         q, k, v = (part.reshape(rows, -1, spec.head_dim) for part in (q, k, v))
         if spec.qk_norm:
@@ -114,24 +124,35 @@ class LoadedDecoder:
         paged.write_kv(self._kv[group], index, step, k[: step.rows], v[: step.rows])
         scores = paged.Scores(layer.score_scale, spec.score_cap)
         seen = paged.paged_attention(q, self._kv[group], index, step, scores).flatten(1)
-        return self._post(w, "post_attention_norm", ops.linear(seen, w["out.weight"], w.get("out.bias")))
+        return self._post(w, "post_attention_norm", linear(w, "out", seen))
 
     def _mlp(self, w: Layer, x: Tensor) -> Tensor:
-        up = ops.linear(self._norm(w, "mlp_norm", x), w["up.weight"], w.get("up.bias"))
+        up = linear(w, "up", self._norm(w, "mlp_norm", x))
         inner = (ops.gate if self.spec.gated else ops.activate)(up, self.spec.activation)
-        return self._post(w, "post_mlp_norm", ops.linear(inner, w["down.weight"], w.get("down.bias")))
+        return self._post(w, "post_mlp_norm", linear(w, "down", inner))
 
     def _post(self, w: Layer, name: str, x: Tensor) -> Tensor:
         return self._norm(w, name, x) if self.spec.post_norms else x
 
     def _norm(self, w: Layer, name: str, x: Tensor) -> Tensor:
-        weight, eps = w[f"{name}.weight"], self.spec.norm_eps
+        weight, eps = plain(w, f"{name}.weight"), self.spec.norm_eps
         if self.spec.norm == "layer":
-            return ops.layer_norm(x, weight, w[f"{name}.bias"], eps)
+            return ops.layer_norm(x, weight, plain(w, f"{name}.bias"), eps)
         return rms_norm(x, weight, eps)
 
 
-def sub(weights: Mapping[str, Tensor], prefix: str) -> Layer:
+def linear(w: Layer, name: str, x: Tensor) -> Tensor:
+    return ops.linear(x, w[f"{name}.weight"], plain(w, f"{name}.bias") if f"{name}.bias" in w else None)
+
+
+def plain(w: Layer, name: str) -> Tensor:
+    """A weight that is never quantized."""
+    weight = w[name]
+    assert isinstance(weight, Tensor), name
+    return weight
+
+
+def sub(weights: Mapping[str, _Kind], prefix: str) -> Mapping[str, _Kind]:
     """The weights whose names start with ``prefix``, without it."""
     return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kelm.errors import InvalidRequest
-from kelm.models.decoder import Layer, padded, sub
+from kelm.models.decoder import padded, sub
 from kelm.models.encoder_spec import EncoderSpec
 from kelm.models.heads import Heads
 from kelm.models.info import ModelInfo
@@ -23,6 +23,7 @@ from kelm.ops import paged
 from kelm.ops import reference as ops
 from kelm.wire.messages import Encode
 
+Layer = Mapping[str, Tensor]
 _ROWS_AT_ONCE = 4096  # bounds the memory of one pass, whatever the request's size
 
 

@@ -24,6 +24,8 @@ class Slot:
     """The file holds [in, out]."""
     offset: float | None = None
     """A norm: kept in float32, with this added."""
+    linear: bool = False
+    """A matrix that only multiplies: it may lie quantized in the file, and stay so in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ def slots(spec: DecoderSpec, layout: Layout, prefix: str) -> dict[str, Slot]:
         found |= {f"layers.{number}.{name}": slot for name, slot in make.layer(start).items()}
     found |= make.norm("final_norm", prefix + layout.final_norm, spec.hidden)
     if not spec.tied:
-        found["head.weight"] = Slot((f"{layout.head}.weight",), ((spec.vocab, spec.hidden),))
+        found["head.weight"] = Slot((f"{layout.head}.weight",), ((spec.vocab, spec.hidden),), linear=True)
     return found
 
 
@@ -94,7 +96,7 @@ class Linear:
     def slots(self, name: str) -> dict[str, Slot]:
         rows = (sum(self.rows),) if len(self.files) == 1 else self.rows
         shapes = tuple((n, self.columns) for n in rows)
-        found = {f"{name}.weight": Slot(tuple(f"{f}.weight" for f in self.files), shapes, self.transposed)}
+        found = {f"{name}.weight": Slot(tuple(f"{f}.weight" for f in self.files), shapes, self.transposed, linear=True)}
         if self.bias:
             found[f"{name}.bias"] = Slot(tuple(f"{f}.bias" for f in self.files), tuple((n,) for n in rows))
         return found

@@ -17,8 +17,10 @@ from kelm.models.families import find_family
 from kelm.models.fields import Fields, read_json
 from kelm.models.info import ModelInfo
 from kelm.models.layout import Slot, slots
+from kelm.models.quantization import FIELD, Quantization, read_quantization
 from kelm.models.sentence import mask_token, read_sentence
 from kelm.models.weights import DTYPES, Checkpoint, Progress, parameters, weight_bytes
+from kelm.ops.quantized import Weight
 
 Files = Mapping[str, str]
 """Name in the checkpoint ('config.json') -> path."""
@@ -34,11 +36,14 @@ def load(files: Files, dtype: str = "auto", progress: Progress | None = None) ->
     if "config.json" not in files:
         raise ModelFormatError("config.json is missing; it says what kind of model this is")
     config = read_json(files["config.json"], "config.json")
-    if "quantization_config" in config:
-        raise UnsupportedModel("config.json: quantization_config is set; native families read float weights")
     read = _Weights(files, dtype, progress)
+    quantization = read_quantization(config)
     encoder = ENCODER_FAMILIES.get(config.text("model_type", ""))
-    return _decoder(config, read) if encoder is None else _encoder(encoder, config, read)
+    if encoder is None:
+        return _decoder(config, read, quantization)
+    if quantization is not None:
+        raise UnsupportedModel(f"config.json: {FIELD} is set; native encoders read float weights")
+    return _encoder(encoder, config, read)
 
 
 class _Weights:
@@ -49,7 +54,7 @@ class _Weights:
         self._dtype, self._progress = dtype, progress
         self.dtype = torch.float32
 
-    def read(self, checkpoint: Checkpoint, wanted: Mapping[str, Slot], unused: tuple[str, ...]) -> dict[str, Tensor]:
+    def read(self, checkpoint: Checkpoint, wanted: Mapping[str, Slot], unused: tuple[str, ...]) -> dict[str, Weight]:
         """``wanted``, after every check; the precision is that of its first slot, when it is the checkpoint's own."""
         checkpoint.check(wanted, unused)
         first = next(iter(wanted.values())).names[0]
@@ -57,16 +62,16 @@ class _Weights:
         return checkpoint.read(wanted, self.dtype, self._progress)
 
 
-def _decoder(config: Fields, read: _Weights) -> LoadedDecoder:
+def _decoder(config: Fields, read: _Weights, quantization: Quantization | None) -> LoadedDecoder:
     family = find_family(config)
     spec, layout = family.read(config), family.layout
-    checkpoint = Checkpoint(read.files)
+    checkpoint = Checkpoint(read.files, quantization=quantization)
     wanted = slots(spec, layout, checkpoint.prefix(layout.prefixes, f"{layout.embed}.weight"))
     weights = read.read(checkpoint, wanted, layout.ignored + ((f"{layout.head}.weight",) if spec.tied else ()))
     info = ModelInfo(
         kind="decoder",
         architecture=family.architecture,
-        dtype=str(read.dtype).removeprefix("torch."),
+        dtype=quantization.label if quantization is not None else str(read.dtype).removeprefix("torch."),
         parameters=parameters(wanted),
         weight_bytes=weight_bytes(weights.values()),
         max_context_tokens=family.context(config),
@@ -84,7 +89,8 @@ def _encoder(family: EncoderFamily, config: Fields, read: _Weights) -> LoadedEnc
     layout, checkpoint = family.layout, Checkpoint(read.files, family.layout.renamed)
     prefix = checkpoint.prefix((layout.prefix, ""), f"{layout.words}.weight")
     wanted = encoder_slots(spec, layout, prefix)
-    weights = read.read(checkpoint, wanted, layout.unused(spec))
+    read_weights = read.read(checkpoint, wanted, layout.unused(spec))
+    weights = {name: weight for name, weight in read_weights.items() if isinstance(weight, Tensor)}
     mask_id = mask_token(read.files) if spec.head == "fill_mask" else None
     without_head = spec.head == "none" or (spec.head == "fill_mask" and mask_id is None)
     info = ModelInfo(

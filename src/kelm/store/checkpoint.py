@@ -13,6 +13,7 @@ from typing import Any
 
 from kelm import limits
 from kelm.errors import ModelFormatError
+from kelm.store import compression
 from kelm.store.safetensors import read_header
 
 CONFIG = "config.json"
@@ -41,6 +42,7 @@ DATA_FILES: Mapping[str, int] = {
     "vocab.txt": _TOKENIZER,
     "merges.txt": _TOKENIZER,
     INDEX: _TOKENIZER,
+    compression.FILE: _SMALL,
 }
 """Every file that is taken beside the weights, and the most bytes it may have."""
 

@@ -2,7 +2,8 @@
 a worker says hello before that import, which takes seconds.
 
     native family (models/loader.py)   -> executor 'torch' until the compiled ops run it
-    anything else (models/fallback.py) -> executor 'fallback', where transformers is there and can build it
+    anything else (models/fallback.py) -> executor 'fallback', where transformers is there and can build it;
+                                          not what is quantized
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ def open_checkpoint(command: Load, progress: Progress) -> Opened:
     import torch
 
     from kelm.models.encoder import LoadedEncoder
+    from kelm.models.fields import read_json
     from kelm.models.loader import load
+    from kelm.models.quantization import FIELD
 
     try:
         model = load(command.files, command.dtype, progress)
     except UnsupportedModel as no_native_family:
+        if FIELD in read_json(command.files["config.json"], "config.json"):
+            raise
         return _open_fallback(command, no_native_family)
     if isinstance(model, LoadedEncoder):
         return Opened(_loaded(command.model, model.name, model.info), encoder=model)
-    kind: torch.dtype = getattr(torch, model.info.dtype)
+    kind = model.dtype
 
     def attach(views: list[NDArray[np.generic]]) -> None:
         model.attach([torch.from_numpy(view).view(kind) for view in views])
