@@ -92,7 +92,7 @@ class Checkpoint:
         """The tensors of ``slots`` in ``dtype`` (norms in float32; quantized linears as they are), in memory of their
         own: a file that is cut short later can't take the process down, and where a tensor lies in memory doesn't
         depend on the file."""
-        total = sum(self._bytes(slot, dtype) for slot in slots.values())
+        total = self.size_bytes(slots, dtype)
         done = 0
         weights: dict[str, Weight] = {}
         reader = Reader(self._files)
@@ -143,10 +143,14 @@ class Checkpoint:
             raise UnsupportedModel(f"{slot.names[0]} is quantized; native families read such weights as [out, in] only")
         return self._quantization
 
+    def size_bytes(self, slots: Mapping[str, Slot], dtype: torch.dtype) -> int:
+        """What ``read`` makes of them in memory."""
+        return sum(self._bytes(slot, dtype) for slot in slots.values())
+
     def _bytes(self, slot: Slot, dtype: torch.dtype) -> int:
         """Of a slot in memory."""
         if self._of(slot) is None:
-            return _elements(slot) * dtype.itemsize
+            return _elements(slot) * (dtype if slot.offset is None else torch.float32).itemsize
         entries = [self.entries[name] for name in self._stored(slot)]
         return sum(torch.Size(e.shape).numel() * DTYPE_BYTES[e.dtype] for e in entries)
 
