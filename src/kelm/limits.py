@@ -213,6 +213,7 @@ EVAL_MAX_TOKENS = _int("max_tokens", 1, 1 << 20, 256, "tokens", "of one generate
 CLUSTER_NODES = _int("nodes", 1, 64, 2, "nodes", "each keeps a connection to every other")
 CLUSTER_JOIN_S = _num("join_timeout", 0.1, 3600, 60, "seconds", "until every node has joined")
 CLUSTER_OP_S = _num("timeout", 0.1, 3600, 60, "seconds", "of one operation between nodes; then somebody is named")
+CLUSTER_LOAD_S = _num("load_timeout", 1, 7200, 600, "seconds", "until every stage of a model has read its layers")
 CLUSTER_BEAT_S = _num("beat", 0.01, 10, 0.5, "seconds", "how often a node says that it lives; three missed: it is dead")
 CLUSTER_KEY_BYTES = _int("key", 1, 256, None, "bytes", "of the shared store")
 CLUSTER_VALUE_BYTES = _int("value", 0, MIB, None, "bytes", "node 0 holds every value in memory; arrays are for compute")

@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "worker": SHARED | {"memory", "models", "observe", "ops", "sched", "store", "text"},
     "kernel": SHARED | {"memory", "observe", "sched", "store", "text"},
     "serve": SHARED | {"kernel", "observe", "store", "text"},
-    "cluster": {"limits", "errors", "store"},
+    "cluster": SHARED | {"library", "memory", "models", "ops", "store", "text", "worker"},
     "tune": SHARED | {"models", "observe", "ops", "store", "text"},
     "library": SHARED | {"store", "text", "worker"},
     "evaluate": {"limits", "errors", "suggest", "library", "store", "text"},

@@ -25,7 +25,7 @@ from kelm.text import chat as chats
 from kelm.text.generation import read_defaults
 from kelm.text.grammar import FILE as GRAMMAR
 from kelm.text.tokenizer import Tokenizer
-from kelm.wire.messages import Encode, Load
+from kelm.wire.messages import Encode, Load, Loaded
 from kelm.worker.engine import Engine
 from kelm.worker.executors import open_checkpoint
 from kelm.worker.settings import EngineSettings
@@ -60,10 +60,10 @@ class LLM:
             max_num_seqs=chosen.max_num_seqs,
             step_tokens=chosen.step_tokens,
         )
-        self._engine = Engine(engine_settings, open_checkpoint, self._runner.report)
         self._own = _own_defaults(files)
         self._grammar = Path(files[GRAMMAR]).read_text("utf-8") if GRAMMAR in files else None
-        self.info = self._engine.load(Load(model=self.name, files=files, dtype=_dtype(chosen.dtype)))
+        load = Load(model=self.name, files=files, dtype=_dtype(chosen.dtype))
+        self._engine, self.info = self._bring_up(load, engine_settings)
 
     def generate(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[Completion]:
         """Continue each prompt (text, or token ids). With n > 1 each prompt's choices follow one another."""
@@ -119,6 +119,11 @@ class LLM:
         """Give the model's memory back; the LLM can't be used afterwards."""
         with self._lock:
             self._engine.unload(self.name)
+
+    def _bring_up(self, load: Load, settings: EngineSettings) -> tuple[Engine, Loaded]:
+        """An engine with the model in it, in this process."""
+        engine = Engine(settings, open_checkpoint, self._runner.report)
+        return engine, engine.load(load)
 
     def _run(self, asks: list[Ask]) -> list[Completion]:
         with self._lock:

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kelm.memory.layout import BlockLayout
 from kelm.models.batch import Executor
 from kelm.wire.messages import Encode, Load, Loaded
 
@@ -32,6 +33,8 @@ class Opened:
     kv_item_bytes: int = 4
     decoder_start: int | None = None
     """Of an encoder-decoder: the token its answers start from."""
+    copied: Callable[[BlockLayout, int, int], None] = lambda layout, source, target: None
+    """Told of every block that was copied in the arena, for a decoder that keeps KV elsewhere too."""
 
 
 Opener = Callable[[Load, Progress], Opened]
