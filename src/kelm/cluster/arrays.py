@@ -24,7 +24,7 @@ Kind = Literal["numpy", "torch", "bytes", "none"]
 HEADER_BYTES = 256
 _LENGTH_BYTES = 2
 _MOST_DIMENSIONS = 16
-_MOST_ERROR = 120
+_MOST_WORDS = 100
 DTYPES: dict[str, torch.dtype] = {
     str(kind).removeprefix("torch."): kind
     for kind in (
@@ -79,10 +79,8 @@ def tensor_of(value: Array | bytes) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().contiguous()
     if isinstance(value, bytes | bytearray | memoryview):
-        return (
-            torch.frombuffer(bytearray(value), dtype=torch.uint8) if len(value) else torch.empty(0, dtype=torch.uint8)
-        )
-    plain = np.ascontiguousarray(value).reshape(value.shape)
+        return torch.from_numpy(np.frombuffer(bytearray(value), dtype=np.uint8))
+    plain = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("=")).reshape(value.shape)
     return torch.from_numpy(plain if plain.flags.writeable else plain.copy())
 
 
@@ -107,7 +105,7 @@ def raw(tensor: Tensor) -> Tensor:
 def pack(header: Header) -> Tensor:
     body = msgspec.msgpack.encode(header)
     if len(body) > HEADER_BYTES - _LENGTH_BYTES:
-        body = msgspec.msgpack.encode(Header(header.doing, error=header.error[:_MOST_ERROR]))
+        body = msgspec.msgpack.encode(Header(header.doing[:_MOST_WORDS], error=header.error[:_MOST_WORDS]))
     room = len(body).to_bytes(_LENGTH_BYTES, "little") + body
     return torch.frombuffer(bytearray(room.ljust(HEADER_BYTES, b"\0")), dtype=torch.uint8)
 

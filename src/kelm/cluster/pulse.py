@@ -9,6 +9,7 @@ somebody give up. So whoever sees an error looks whose beat has stopped.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -64,15 +65,20 @@ class Pulse:
             self._tell(left=True)
 
     def outlive(self, timeout_s: float) -> None:
-        """Wait until every other node has left or died, ``timeout_s`` at most."""
-        deadline_s = SYSTEM.monotonic_s() + timeout_s
-        while self.fault is None and SYSTEM.monotonic_s() < deadline_s:
-            before = self._beats()
-            if all(beat.left for beat in before.values()):
+        """Wait until every other node has left or is dead: they read here what has happened. ``timeout_s`` at most, and
+        after a failure not longer than they need to find out about it."""
+        patience_s = 2 * (_MISSED + 1) * self._beat_s
+        now_s = SYSTEM.monotonic_s()
+        deadline_s = now_s + (timeout_s if self.fault is None else min(timeout_s, patience_s))
+        heard: dict[int, tuple[int, float]] = {}
+        while now_s < deadline_s:
+            for rank, beat in self._beats().items():
+                if heard.get(rank, (None, 0.0))[0] != beat.number:
+                    heard[rank] = (beat.number, now_s if not beat.left else -math.inf)
+            if all(now_s - at_s > patience_s for _, at_s in heard.values()):
                 return
             SYSTEM.sleep_s(self._beat_s / 10)
-            if not self._thread.is_alive():
-                return
+            now_s = SYSTEM.monotonic_s()
 
     def blame(self, what: str, timeout_s: float, peers: Sequence[int]) -> NodeFailed:
         """The error for ``what``, which failed or took longer than ``timeout_s``: it names the nodes that are dead,

@@ -17,6 +17,7 @@ import ipaddress
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from kelm.store.atomic import disk_errors, write_file
 
 _LOOK_S = 0.02
 _TRY_S = 2.0
-"""One attempt at an address that may be stale."""
+"""One attempt at an address."""
 _NODES, _TOKEN, _REFUSAL = "join/nodes", "join/token", "join/refusal"
 _BACKLOG = 128
 
@@ -52,6 +53,8 @@ class Member(msgspec.Struct, frozen=True):
     rank: int
     host: str
     pid: int
+    token: str = msgspec.field(default_factory=lambda: secrets.token_hex(8))
+    """A process may try twice."""
 
     def __str__(self) -> str:
         return f"node {self.rank} (pid {self.pid} on {self.host})"
@@ -167,7 +170,7 @@ def _host(seat: Seat, timeout_s: float) -> tuple[TCPStore, Callable[[], TCPStore
         with disk_errors(f"{seat.at} can't be written"):
             write_file(seat.at, msgspec.json.encode(Address(f"{host}:{port}", token)))
             seat.at.chmod(0o600)
-    return store, partial(_connect, host, port, timeout_s)
+    return store, partial(_again, host, port, timeout_s)
 
 
 def _refuse_second_host(path: Path) -> None:
@@ -198,7 +201,7 @@ def _visit(seat: Seat, deadline_s: float, timeout_s: float) -> tuple[TCPStore, C
             store = _connect(host, port, min(left_s, _TRY_S))
             if _answers(store, found.token):
                 store.set_timeout(timedelta(seconds=timeout_s))
-                return store, partial(_connect, host, port, timeout_s)
+                return store, partial(_again, host, port, timeout_s)
         SYSTEM.sleep_s(_LOOK_S)
 
 
@@ -209,12 +212,36 @@ def _answers(store: TCPStore, token: str) -> bool:
 
 
 def _connect(host: str, port: int, timeout_s: float) -> TCPStore:
-    """Raises DistError. A port where nobody listens is not waited for."""
+    """Raises DistError. A port where nobody listens is not waited for; and as TCPStore waits for ever for the answer
+    of one who listens and says nothing, it does so in a thread that is left behind then."""
     try:
         socket.create_connection((host, port), timeout_s).close()
     except OSError as error:
         raise DistError(f"{host}:{port}: {error}") from None
-    return TCPStore(host, port, is_master=False, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
+    made: list[TCPStore | DistError] = []
+
+    def make() -> None:
+        try:
+            made.append(
+                TCPStore(host, port, is_master=False, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
+            )
+        except DistError as error:
+            made.append(error)
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    result = made[0] if made else DistError(f"{host}:{port} does not answer")
+    if isinstance(result, DistError):
+        raise result
+    return result
+
+
+def _again(host: str, port: int, timeout_s: float) -> TCPStore:
+    """One more connection to a store that answers: it is there at once, or node 0 is gone."""
+    store = _connect(host, port, _TRY_S)
+    store.set_timeout(timedelta(seconds=timeout_s))
+    return store
 
 
 def _read(path: Path) -> Address | None:

@@ -22,6 +22,7 @@ from kelm.cluster.group import Group
 from kelm.cluster.pulse import Pulse
 from kelm.cluster.rendezvous import Member, Seat, meet
 from kelm.cluster.shared_store import SharedStore
+from kelm.errors import NodeFailed
 
 HOST = "127.0.0.1"
 
@@ -62,7 +63,8 @@ class DistributedSystem:
         self.communication = Communication(self._group)
 
     def close(self, *, wait: bool = True) -> None:
-        """Leave. Node 0 takes the store with it, so it waits first, if ``wait``, until the others have left or died."""
+        """Leave. Node 0 takes the store with it, so it waits first, if ``wait``, until the others have left or died:
+        for the time of an operation at most, for a moment when something has failed."""
         self.store.close()
         if self.rank == 0 and wait:
             self._pulse.outlive(self._timeout_s)
@@ -74,7 +76,7 @@ class DistributedSystem:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close(wait=kind is None)
+        self.close(wait=kind is None or issubclass(kind, NodeFailed))
 
 
 __all__ = ["DistributedSystem", "Member"]
