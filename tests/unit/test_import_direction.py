@@ -51,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {
         "apps",
         "boot",
+        "cluster",
         "compress",
         "doctor",
         "evaluate",

@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+cluster_app = typer.Typer(help="Several machines: one model over them, or the same one on each.", no_args_is_help=True)
+app.add_typer(cluster_app, name="cluster")
 
 
 def main() -> NoReturn:
@@ -63,6 +65,11 @@ Models = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
 Value = str | None
+Nodes = Annotated[int | None, typer.Option("--nodes", metavar="N", help="so many equal nodes [2]")]
+Described = Annotated[
+    list[str] | None,
+    typer.Option("--node", metavar="NODE", help="NAME,power=8,bandwidth=1,memory=2GiB; again for more"),
+]
 
 
 @app.callback()
@@ -266,3 +273,34 @@ def config_show(as_json: Json = False) -> None:
     from kelm.cli import report
 
     report.config_show(as_json)
+
+
+@cluster_app.command("plan")
+def cluster_plan(model: Model, nodes: Nodes = None, node: Described = None, as_json: Json = False) -> None:
+    """Say which node would compute which layers.
+
+    Powers are in GFLOP/s, bandwidths in GB/s (or in one unit for all nodes). The plan makes the slowest node as early
+    as it can be, and keeps to every node's memory.
+    """
+    from kelm.cli import cluster
+
+    cluster.plan(model, cluster.Nodes(nodes, node or []), as_json)
+
+
+@cluster_app.command("run")
+def cluster_run(
+    model: Model,
+    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="[standard input]")] = None,
+    nodes: Nodes = None,
+    node: Described = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", help="of the answer")] = 256,
+    temperature: Annotated[float | None, typer.Option("--temperature", metavar="T", help="[the model's own]")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="the same tokens again [a fresh one]")] = None,
+) -> None:
+    """Answer one prompt with a model that is split over processes.
+
+    Each holds only its layers; `kelm cluster plan` says which. The answer is what one process would give.
+    """
+    from kelm.cli import cluster
+
+    cluster.run(model, prompt, cluster.Nodes(nodes, node or []), cluster.Answer(max_tokens, temperature, seed))

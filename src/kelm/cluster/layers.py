@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 
 from kelm import limits
 from kelm.cluster.placement import Node, Plan, Work, split_layers
-from kelm.config import parse_memory
+from kelm.config import Settings, parse_memory
 from kelm.errors import InvalidRequest, OutOfMemory
-from kelm.models.loader import Outline
+from kelm.models.loader import Outline, outline
 from kelm.models.part import Part
+from kelm.store import Store
 from kelm.suggest import did_you_mean
 from kelm.worker.settings import EngineSettings
 
@@ -38,7 +39,7 @@ def read_node(text: str) -> Node:
             raise InvalidRequest(f"node {name}: {pair!r} is none of {', '.join(_FIELDS)}{near}", param="node")
         try:
             given[_FIELDS[key]] = parse_memory(value) if key == "memory" else float(value)
-        except ValueError as error:
+        except (ValueError, InvalidRequest) as error:
             raise InvalidRequest(f"node {name}: {key}: {error}", param="node") from None
     return Node(name=name, **{"power": 1.0, **given})
 
@@ -91,6 +92,15 @@ class Split:
     nodes: tuple[Node, ...]
     parts: tuple[Part, ...]
     settings: tuple[EngineSettings, ...]
+
+
+def plan_for(model: str, nodes: Sequence[Node], chosen: Settings) -> Plan:
+    """The split of a model of the store, nothing of which is loaded. Raises as ``split``, and ModelNotFound."""
+    store = Store(chosen.home)
+    settings = EngineSettings(
+        memory_bytes=chosen.memory, max_num_seqs=chosen.max_num_seqs, step_tokens=chosen.step_tokens
+    )
+    return split(outline(store.paths(store.resolve(model)), chosen.dtype), nodes, settings).plan
 
 
 def split(model: Outline, nodes: Sequence[Node], settings: EngineSettings) -> Split:
