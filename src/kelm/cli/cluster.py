@@ -1,13 +1,15 @@
-"""`kelm cluster`: plan and run compute in this process, which imports torch; serve is in cli/replicas.py."""
+"""`kelm cluster`: plan and run compute in this process, which imports torch; serve starts others, and does not."""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kelm.cli.tables import print_json, size
 from kelm.config import load_settings
@@ -70,8 +72,22 @@ def run(model: str, prompt: str | None, nodes: Nodes, answer: Answer) -> None:
             print(llm.chat([{"role": "user", "content": prompt}], params)[0].text)
 
 
-def _check_installed() -> None:
-    missing = [module for module in NEEDED if importlib.util.find_spec(module) is None]
+def serve(flags: Mapping[str, Any], model: str, replicas: int) -> None:
+    """Run the door and the replicas behind it in the foreground, until somebody ends it."""
+    settings = load_settings(flags)
+    _check_installed(("torch", "ray"))
+    from kelm.cli import shelf
+    from kelm.replicas import run as cluster
+
+    shelf.ensure(model)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+    )
+    cluster.run(settings, model, replicas)
+
+
+def _check_installed(needed: Sequence[str] = NEEDED) -> None:
+    missing = [module for module in needed if importlib.util.find_spec(module) is None]
     if missing:
         raise ConfigError(f"this needs {', '.join(missing)}, not installed here: pip install 'kelm[cluster]'")
 

@@ -304,3 +304,27 @@ def cluster_run(
     from kelm.cli import cluster
 
     cluster.run(model, prompt, cluster.Nodes(nodes, node or []), cluster.Answer(max_tokens, temperature, seed))
+
+
+@cluster_app.command("serve")
+def cluster_serve(
+    model: Model,
+    replicas: Annotated[int, typer.Option("--replicas", metavar="N", help="each on a node of its own")] = 2,
+    host: Annotated[Value, typer.Option(metavar="ADDRESS", help="listen here [127.0.0.1]")] = None,
+    port: Annotated[Value, typer.Option(metavar="N", help="listen here; 0 takes a free one [8420]")] = None,
+    dtype: Annotated[Value, typer.Option(metavar="TYPE", help="auto, float32, bfloat16, float16 [auto]")] = None,
+    threads: Annotated[Value, typer.Option(metavar="N", help="of all replicas together [what there are]")] = None,
+    memory: Annotated[Value, typer.Option(metavar="SIZE", help="of all replicas together [70%]")] = None,
+    api_key: Annotated[Value, typer.Option(metavar="KEY", help="clients must send it [none]")] = None,
+    drain_s: Annotated[Value, typer.Option(metavar="SECONDS", help="for unfinished requests at the end [5]")] = None,
+    log_level: Annotated[Value, typer.Option(metavar="LEVEL", help="debug, info, warning, error [info]")] = None,
+) -> None:
+    """Serve a model from several daemons, on nodes of a local Ray.
+
+    Requests with the same beginning go to the same replica. When one dies, its streams go on at another one: nothing is
+    lost, and nothing comes twice.
+    """
+    from kelm.cli import cluster
+
+    flags = {name: value for name, value in locals().items() if name not in ("model", "replicas", "cluster")}
+    cluster.serve(flags, model, replicas)
