@@ -22,6 +22,7 @@ EXTRA_ONLY = {
     "ops": "torch",
     "worker": "torch",
     "cluster": "cluster",
+    "replicas": "cluster",
     "evaluate": "eval",
     "compress": "eval",
     "testing": "test",

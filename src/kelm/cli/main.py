@@ -25,6 +25,8 @@ config_app = typer.Typer(help="Look at the settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 key_app = typer.Typer(help="Give tenants their API keys.", no_args_is_help=True)
 app.add_typer(key_app, name="key")
+cluster_app = typer.Typer(help="Several machines: one model over them, or the same one on each.", no_args_is_help=True)
+app.add_typer(cluster_app, name="cluster")
 
 
 def main() -> NoReturn:
@@ -67,6 +69,11 @@ Variant = Annotated[str, typer.Argument(metavar="MODEL", help="model@variant", a
 Json = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
 Pid = Annotated[int, typer.Argument(metavar="PID", help="as `kelm ps` shows it")]
 Value = str | None
+Nodes = Annotated[int | None, typer.Option("--nodes", metavar="N", help="so many equal nodes [2]")]
+Described = Annotated[
+    list[str] | None,
+    typer.Option("--node", metavar="NODE", help="NAME,power=8,bandwidth=1,memory=2GiB; again for more"),
+]
 
 
 @app.callback()
@@ -473,3 +480,58 @@ def key_revoke(
     from kelm.cli import keys
 
     keys.revoke(key)
+
+
+@cluster_app.command("plan")
+def cluster_plan(model: Model, nodes: Nodes = None, node: Described = None, as_json: Json = False) -> None:
+    """Say which node would compute which layers.
+
+    Powers are in GFLOP/s, bandwidths in GB/s (or in one unit for all nodes). The plan makes the slowest node as early
+    as it can be, and keeps to every node's memory.
+    """
+    from kelm.cli import cluster
+
+    cluster.plan(model, cluster.Nodes(nodes, node or []), as_json)
+
+
+@cluster_app.command("run")
+def cluster_run(
+    model: Model,
+    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="[standard input]")] = None,
+    nodes: Nodes = None,
+    node: Described = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", help="of the answer")] = 256,
+    temperature: Annotated[float | None, typer.Option("--temperature", metavar="T", help="[the model's own]")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="the same tokens again [a fresh one]")] = None,
+) -> None:
+    """Answer one prompt with a model that is split over processes.
+
+    Each holds only its layers; `kelm cluster plan` says which. The answer is what one process would give.
+    """
+    from kelm.cli import cluster
+
+    cluster.run(model, prompt, cluster.Nodes(nodes, node or []), cluster.Answer(max_tokens, temperature, seed))
+
+
+@cluster_app.command("serve")
+def cluster_serve(
+    model: Model,
+    replicas: Annotated[int, typer.Option("--replicas", metavar="N", help="each on a node of its own")] = 2,
+    host: Annotated[Value, typer.Option(metavar="ADDRESS", help="listen here [127.0.0.1]")] = None,
+    port: Annotated[Value, typer.Option(metavar="N", help="listen here; 0 takes a free one [8420]")] = None,
+    dtype: Annotated[Value, typer.Option(metavar="TYPE", help="auto, float32, bfloat16, float16 [auto]")] = None,
+    threads: Annotated[Value, typer.Option(metavar="N", help="of all replicas together [what there are]")] = None,
+    memory: Annotated[Value, typer.Option(metavar="SIZE", help="of all replicas together [70%]")] = None,
+    api_key: Annotated[Value, typer.Option(metavar="KEY", help="clients must send it [none]")] = None,
+    drain_s: Annotated[Value, typer.Option(metavar="SECONDS", help="for unfinished requests at the end [5]")] = None,
+    log_level: Annotated[Value, typer.Option(metavar="LEVEL", help="debug, info, warning, error [info]")] = None,
+) -> None:
+    """Serve a model from several daemons, on nodes of a local Ray.
+
+    Requests with the same beginning go to the same replica. When one dies, its streams go on at another one: nothing is
+    lost, and nothing comes twice.
+    """
+    from kelm.cli import cluster
+
+    flags = {name: value for name, value in locals().items() if name not in ("model", "replicas", "cluster")}
+    cluster.serve(flags, model, replicas)

@@ -178,3 +178,11 @@ async def _unrouted(request: Request, error: Exception) -> Response:
 async def _broken(request: Request, error: Exception) -> Response:
     """Our own bug: the log has it (envelope.py), the client has a message without its insides."""
     return replies.error_reply(replies.INTERNAL)
+
+
+HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+    KelmError: _failed,
+    HTTPException: _unrouted,
+    Exception: _broken,
+}
+"""For another door with the same shape of errors (replicas/door.py)."""

@@ -12,14 +12,14 @@ import msgspec
 
 from kelm.errors import ModelNotFound, OutOfMemory, UnsupportedModel
 from kelm.memory.block_pool import BlockPool
-from kelm.memory.layout import BlockLayout, GroupShape, lay_out
+from kelm.memory.layout import BlockLayout
 from kelm.memory.ledger import Ledger
 from kelm.memory.prefix import PrefixCache
 from kelm.models.batch import KVGroup
 from kelm.store.safetensors import read_header
 from kelm.store.tensors import FLOATS
 from kelm.wire.messages import Load, Loaded
-from kelm.worker.arena import Arena
+from kelm.worker.arena import Arena, lay_out_groups
 from kelm.worker.grammars import Grammars
 from kelm.worker.opened import Opened, Opener, Progress
 from kelm.worker.sequence import Sequence
@@ -59,7 +59,10 @@ class Resident:
 
 
 class Residency:
-    """Loads and unloads. The arena and every model are granted by the ledger before they are made."""
+    """Loads and unloads. The arena and every model are granted by the ledger before they are made.
+
+    To the block pool it is the arena's pages.
+    """
 
     def __init__(self, settings: EngineSettings, opener: Opener) -> None:
         self._settings = settings
@@ -67,8 +70,17 @@ class Residency:
         self._ledger = Ledger(settings.memory_bytes)
         self._ledger.grant("kv", settings.slabs * settings.slab_bytes)
         self._arena = Arena(settings.slabs, settings.slab_bytes, poison=settings.poison)
-        self.pool = BlockPool(settings.slabs, settings.slab_bytes, self._arena)
+        self.pool = BlockPool(settings.slabs, settings.slab_bytes, self)
         self.models: dict[str, Resident] = {}
+
+    def copy(self, layout: BlockLayout, source: int, target: int) -> None:
+        """As block_pool.Pages; a block's model is found by its layout, and one too many hears of it at worst."""
+        self._arena.copy(layout, source, target)
+        for resident in self.models.values():
+            resident.opened.copied(layout, source, target)
+
+    def poison(self, layout: BlockLayout, block: int) -> None:
+        self._arena.poison(layout, block)
 
     def get(self, key: str) -> Resident:
         if key not in self.models:
@@ -138,8 +150,7 @@ class Residency:
     def _attach(self, command: Load, opened: Opened) -> Resident:
         kinds: tuple[KVGroup, ...] = opened.decoder.groups if opened.decoder is not None else ()
         item = opened.kv_item_bytes
-        shapes = [GroupShape(len(g.layers) * g.kv_heads * 2 * g.head_dim * item, g.window) for g in kinds]
-        layouts = lay_out(shapes, self._settings.slab_bytes)
+        layouts = lay_out_groups(kinds, item, self._settings.slab_bytes)
         longest = self._longest(layouts, opened.loaded.max_context_tokens)
         loaded = msgspec.structs.replace(
             opened.loaded, max_context_tokens=longest, held_bytes=self._held_bytes(command.model)
@@ -166,9 +177,7 @@ class Residency:
         return bisect_right(range(1, most + 1), self._settings.slabs, key=slabs)
 
     def _activation_bytes(self, opened: Opened) -> int:
-        """About 16 rows of hidden states for each token of a step, and two of logits for each sequence."""
-        loaded, settings = opened.loaded, self._settings
-        return 4 * (16 * settings.step_tokens * loaded.hidden + 2 * settings.max_num_seqs * loaded.vocab)
+        return self._settings.activation_bytes(opened.loaded.hidden, opened.loaded.vocab)
 
 
 def _shown(command: Load) -> str:
