@@ -37,7 +37,7 @@ def tune(base: str, path: Path, variant: str | None, wanted: dict[str, Any], wai
     for name, value in wanted.items():
         if value is not None:
             _BOUNDS[name].check(value, field=name)
-    target = _target(base, variant or _variant(path))
+    target = _target(base, _variant(path) if variant is None else variant)
     text = rows.decode(_read(path), path.name)
     found = examples.read(text.encode(), path.name)
     shelf.ensure(base)
@@ -45,7 +45,7 @@ def tune(base: str, path: Path, variant: str | None, wanted: dict[str, Any], wai
     given = {name: value for name, value in wanted.items() if value is not None}
     spec = {"kind": "tune", "base": base, "variant": target.variant, "file": path.name, **given}
     pid = following.start(client, spec, text)["pid"]
-    print(f"job {pid}: {target.short} learns {found.kind} from {len(found)} examples of {path.name}")
+    print(f"job {pid}: {target.short} learns {found.kind} from {len(found)} examples of {path.name}", flush=True)
     if not wait:
         print(f"{following.advice(pid)}; `kelm ps` shows how far it is")
         return

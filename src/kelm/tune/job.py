@@ -50,10 +50,10 @@ def run(spec: Tune, context: Context) -> dict[str, Any]:
     """
     torch.set_num_threads(context.threads)
     torch.use_deterministic_algorithms(True)
-    _quiet()
     data = read(context.data.read_bytes(), spec.file)
     base = open_base(context.store, spec.base)
     base.check(data)
+    _quiet()
     lesson, learner = _learner(spec, base, data, context)
     context.leave_if_stopping()
     before = None if isinstance(learner, Classifier) else learner.measure().loss
