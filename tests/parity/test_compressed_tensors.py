@@ -76,6 +76,8 @@ def assert_same(decoder: LoadedDecoder, model: transformers.PreTrainedModel, hea
             assert torch.equal(dense(decoder, name), weight), name
     if head:
         assert torch.equal(dense(decoder, "head.weight"), model.lm_head.weight)
+    elif not decoder.spec.tied:
+        assert torch.equal(decoder._weights["head.weight"], model.lm_head.weight), "left as it was"
     if decoder.dtype == torch.float32:
         arena = Arena(decoder.groups, 200)
         decoder.attach(arena.kv)
@@ -85,12 +87,13 @@ def assert_same(decoder: LoadedDecoder, model: transformers.PreTrainedModel, hea
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
-    ("family", "dtype", "head"),
-    [("llama", torch.float32, True), ("llama", torch.bfloat16, False), ("qwen2", torch.float32, False),
-     ("gemma2", torch.float32, False)],
+    ("family", "dtype", "tied", "head"),
+    [("llama", torch.float32, False, True), ("llama", torch.float32, False, False),
+     ("llama", torch.bfloat16, True, False), ("qwen2", torch.float32, True, False),
+     ("gemma2", torch.float32, True, False)],
 )  # fmt: skip
-def test_transformers_reads_what_kelm_writes(family, dtype, head, precision, tmp_path):
-    model_of(family, dtype, tie_word_embeddings=not head).save_pretrained(tmp_path / "plain")
+def test_transformers_reads_what_kelm_writes(family, dtype, tied, head, precision, tmp_path):
+    model_of(family, dtype, tie_word_embeddings=tied).save_pretrained(tmp_path / "plain")
     source = source_of(tmp_path / "plain", tmp_path / "home")
     files = write_quantized(source, tmp_path / "made", PRECISIONS[precision], head=head)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "made", dtype=dtype)

@@ -21,6 +21,7 @@ from kelm.compress.source import Source
 from kelm.errors import UnsupportedModel
 from kelm.models.decoder import LoadedDecoder
 from kelm.models.loader import load
+from kelm.models.quantization import Quantization
 from quantized_kit import source_of
 
 IDS = np.random.default_rng(3).integers(0, 90, 150).tolist()
@@ -87,6 +88,24 @@ def test_every_list_of_layers_is_thinned(tmp_path):
     assert config["num_hidden_layers"] == 1 and config["layer_types"] == ["full_attention"]
     assert config["layer_notes"] == [0] and config["others"] == [1] * depth
     assert config_of(made, tuple(range(depth))) == made.config
+
+
+def test_late_windows_begin_where_they_did(tmp_path):
+    """max_window_layers is what older readers of Qwen look at."""
+    made = source(
+        "qwen2", 3, tmp_path, use_sliding_window=True, sliding_window=33, max_window_layers=2, layer_types=...
+    )
+    assert [layer.window for layer in made.spec.layers] == [None, None, 33]
+    for kept, full in (((0, 2), 1), ((2,), 0), ((0, 1), 2)):
+        config = config_of(made, kept)
+        assert (config["max_window_layers"], len(config["layer_types"])) == (full, len(kept))
+
+
+def test_linears_that_lie_the_other_way_are_not_rounded(tmp_path):
+    made = source("gpt2", 1, tmp_path)
+    with pytest.raises(UnsupportedModel, match=r"keeps its linears as \[in, out\]"):
+        Plan(made, (0, 1), Quantization(8, None), False).check()
+    Plan(made, (0, 1), None, False).check()
 
 
 def test_a_place_that_config_json_cannot_keep(tmp_path):

@@ -158,6 +158,17 @@ def test_a_part_that_stayed_float(files):
         load(files)
 
 
+def test_gpt2s_linears_lie_the_other_way(files, tmp_path):
+    sizes = {"vocab_size": 20, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    quantized = json.loads(Path(files["config.json"]).read_text())[FIELD]
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model_type": "gpt2", FIELD: quantized, **sizes}))
+    weights = tmp_path / "model.safetensors"
+    save_file({"wte.weight": torch.zeros(20, 32), "h.0.attn.c_attn.weight_scale": torch.ones(32, 3)}, weights)
+    with pytest.raises(UnsupportedModel, match=r"c_attn.weight is quantized; .* as \[out, in\] only"):
+        load({"config.json": str(config), "model.safetensors": str(weights)})
+
+
 def test_a_linear_that_stayed_float_is_one(files):
     """Recipes leave some out (ignore): a slot whose parts are all floats is read as such."""
     name = "model.layers.0.mlp.down_proj"
