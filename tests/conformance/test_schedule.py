@@ -37,9 +37,10 @@ class Place:
     def env(self) -> dict[str, str]:
         return {name: value for name, value in environment(self.home).items() if name != "KELM_PORT"}
 
-    def kelm(self, *words: str, code: int = 0) -> str:
+    def kelm(self, *words: str, code: int = 0, port: int | None = None) -> str:
         argv = [sys.executable, "-m", "kelm.cli", *words]
-        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False, timeout=60)
+        env = self.env if port is None else {**self.env, "KELM_PORT": str(port)}
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == code, (words, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         return done.stdout if code == 0 else done.stderr
@@ -218,6 +219,7 @@ def test_keys_on_the_command_line(place: Place) -> None:
     assert "carol" in listed and made["key"] not in listed and made["key"].rpartition("-")[2] not in listed
     for words in (("create", "dave", "--weight", "0"), ("create", "dave", "--weight=-3"), ("create", "bad name")):
         assert "must be" in place.kelm("key", *words, code=2) or "letters" in place.kelm("key", *words, code=2)
+    assert "alice" in place.kelm("ps", "--tenants", port=place.daemon.port), "its own daemon, named by its port"
     place.kelm("key", "revoke", made["id"])
     response = httpx.get(place.daemon.url + "/v1/models", headers={"authorization": f"Bearer {made['key']}"})
     assert response.status_code == 401 and "revoked" in response.text

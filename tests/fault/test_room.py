@@ -16,13 +16,17 @@ from kernel_kit import Answer, generation, kernel_on, make_home, read, sample, u
 from scripted_worker import next_token
 
 from kelm import limits
+from kelm.clock import SYSTEM
 from kelm.errors import Cancelled, ModelNotFound, NotFound, OutOfMemory
 from kelm.kernel.kernel import Kernel
 from kelm.kernel.keys import Keys
 from kelm.kernel.process import Process
 from kelm.kernel.requests import Encoding, Generation, Origin
+from kelm.kernel.room import Room
+from kelm.sched.eviction import Resident
 from kelm.store import Store
 from kelm.wire.framing import encode
+from kelm.wire.messages import Loaded
 
 SIZES = {"one": 60, "two": 60, "small": 20, "huge": 101}
 
@@ -128,6 +132,28 @@ async def test_what_can_not_fit_is_refused_at_once_and_nobody_goes_for_it(home: 
                 await ask(kernel, generation("hello", model="huge"))
         assert resident(kernel) == {"one", "small"} and busy.record.state == "running"
         assert sample(kernel, "kelm_model_evictions_total", model_name="one:latest") == 0
+
+
+async def test_what_no_eviction_helps_evicts_nobody() -> None:
+    """The KV arena is too small for it, say: a worker names no bytes that others could give."""
+
+    class Shelf:
+        def shelved(self) -> list[Resident]:
+            return [Resident("idle", 50, 0.0)]
+
+        def name_of(self, key: str) -> str:
+            return key
+
+        async def evict(self, key: str) -> None:
+            raise AssertionError("evicted for nothing")
+
+    async def attempt() -> Loaded:
+        raise OutOfMemory("the KV arena has 1 slab")
+
+    said: list[str] = []
+    with pytest.raises(OutOfMemory, match=r"^the KV arena has 1 slab$"):
+        await Room(Shelf(), SYSTEM).load(attempt, said.append)
+    assert said == ["loading"]
 
 
 async def test_many_at_once_for_two_models_that_do_not_fit_together_are_all_answered(home: Path) -> None:

@@ -136,6 +136,16 @@ async def test_off_loopback_no_door_is_open_without_a_key_even_when_none_exists(
         assert (await http.get("/v1/models", headers=bearer(TOKEN))).status_code == 200
 
 
+async def test_keys_that_cannot_be_read_let_in_the_operator_only(
+    http: httpx.AsyncClient, keys: Keys, tmp_path: Path
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "keys.db").write_bytes(b"rubbish " * 2000)
+    for headers in ({}, bearer("sk-kelm-00000000-x")):
+        assert (await http.get("/v1/models", headers=headers)).status_code == 500
+    assert (await http.get("/v1/models", headers=bearer(TOKEN))).status_code == 200
+
+
 DOORS = {
     "/v1/completions": {"prompt": "a", "max_tokens": 1},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1},

@@ -39,13 +39,13 @@ class Access:
 
     def identify(self, given: bytes | None, path: str) -> Identity:
         """``given``: the bearer's key; None where none came. Raises Unauthorized, Forbidden, StoreError."""
+        digest = _digest(given or b"")
+        if sum(hmac.compare_digest(digest, one) for one in self._operators):  # all are compared, whichever it is
+            return Identity()
         if self._trusting and not (self._keys is not None and self._keys.exist):
             return Identity()
         if given is None:
             raise Unauthorized("a valid API key is needed: send the header Authorization: Bearer KEY")
-        known = [hmac.compare_digest(_digest(given), digest) for digest in self._operators]
-        if any(known):
-            return Identity()
         if self._keys is None:
             raise Unauthorized("this API key is unknown here: send the daemon's own (KELM_API_KEY)")
         tenant = self._keys.check(given).tenant
