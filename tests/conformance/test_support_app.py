@@ -28,6 +28,8 @@ from support_kit import EXAMPLE, Live, ask, copy_example, live
 
 ROOT = EXAMPLE.parents[1]
 QUESTIONS = Path(__file__).parents[1] / "data" / "support_questions.csv"
+pytestmark = pytest.mark.timeout(400)  # the first test waits for the tuning
+
 BAR = 0.8
 """Of the held-out questions; measured: see docs/log.md."""
 

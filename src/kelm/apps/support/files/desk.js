@@ -116,7 +116,10 @@ $("close").addEventListener("click", () => act("close", {}));
 $("reply").addEventListener("submit", async (event) => {
   event.preventDefault();
   const text = $("text").value.trim();
-  if (text && (await act("reply", { text }))) $("text").value = "";
+  if (text && (await act("reply", { text }))) {
+    $("text").value = "";
+    $("text").style.height = "";
+  }
 });
 $("enter").addEventListener("submit", async (event) => {
   event.preventDefault();
