@@ -13,9 +13,9 @@ from pathlib import Path
 
 import decoder_configs
 import pytest
-from engine_kit import Shape, baseline, same, workload
 from parity_kit import save
 
+from engine_kit import Shape, baseline, same, workload
 from kelm import LLM, SamplingParams
 from kelm.cluster.layers import equal_nodes, split
 from kelm.cluster.leader import Leader, without_weights

@@ -62,8 +62,8 @@ class Nodes:
     def end(self) -> None:
         import ray
 
-        ray.shutdown()  # type: ignore[no-untyped-call]
-        self._cluster.shutdown()
+        ray.shutdown()
+        self._cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _arguments(*, head: bool) -> dict[str, Any]:
