@@ -30,6 +30,7 @@ from kelm.wire.framing import Reader, encode
 
 log = logging.getLogger(__name__)
 _LOOK_S = 0.2
+_MOST_DOUBLINGS = 10
 
 
 class Slot:
@@ -99,10 +100,9 @@ class Slot:
         with contextlib.suppress(Exception):
             ray.kill(self._actor)
         self._actor = self._pending = None
-        pause_s = (
-            0.0 if self._up else min(limits.REPLICA_PAUSE_S.value * 2**self._failures, limits.REPLICA_PAUSE_S.most)
-        )
-        self._failures += not self._up
+        pause = limits.REPLICA_PAUSE_S
+        pause_s = 0.0 if self._up else min(pause.value * 2**self._failures, pause.most)
+        self._failures = min(self._failures + (not self._up), _MOST_DOUBLINGS)
         self._up, self._not_before_s = False, SYSTEM.monotonic_s() + pause_s
         log.warning("replica_lost name=%s reason=%r", self.name, why)
         self._report(Replica(self.name, "lost", why=why))

@@ -70,6 +70,7 @@ class _Cluster:
         self._fleet = Fleet(f"replica-{place}" for place in range(replicas))
         self._asked = asyncio.Event()
         self._failed: KelmError | None = None
+        self._ever_up, self._in_vain = False, 0
 
     async def serve(self, listener: socket.socket) -> None:
         async with _client() as client:
@@ -84,9 +85,10 @@ class _Cluster:
             await serving
             for task in (asked, *tasks):
                 task.cancel()
-            await asyncio.gather(asked, *tasks, return_exceptions=True)
-        if self._failed is not None:
-            raise self._failed
+            ended = await asyncio.gather(asked, *tasks, return_exceptions=True)
+        for failure in (self._failed, *ended):
+            if isinstance(failure, Exception):  # not that a task was cancelled
+                raise failure
 
     async def _keep(self) -> None:
         """A keeper as long as the door is open; the next one when one dies. Returns when Ray does not start at all."""
@@ -118,19 +120,26 @@ class _Cluster:
         writer.write(encode(told))
         heard, messages = False, Reader[Report](Report)
         try:
-            while data := await stream.read(1 << 16):
+            while self._failed is None and (data := await stream.read(1 << 16)):
                 for report in messages.feed(data):
-                    if isinstance(report, Broken):
-                        self._failed = Unavailable(report.message)
-                    else:
-                        heard = True
-                        await self._fleet.hear(report)
+                    heard = True
+                    await self._hear(report)
         except ConnectionResetError:
             pass
         finally:
             writer.close()
             await asyncio.shield(asyncio.to_thread(_end, process))
         return heard
+
+    async def _hear(self, report: Report) -> None:
+        if isinstance(report, Broken):
+            self._failed = Unavailable(report.message)
+            return
+        await self._fleet.hear(report)
+        self._ever_up = self._ever_up or report.state == "up"
+        self._in_vain += report.state == "lost"
+        if not self._ever_up and self._in_vain >= self._replicas * limits.WORKER_START_TRIES.value:
+            self._failed = Unavailable(f"no replica came up in as many tries; the last one said: {report.why}")
 
 
 class _Server(uvicorn.Server):
