@@ -377,7 +377,7 @@ def compress(
     compressing.compress(spec, compressing.Wanted(text, out, wait, as_json))
 
 
-@app.command("eval", hidden=True)
+@app.command("eval")
 def eval_(
     model: Model,
     task: Annotated[Path, typer.Argument(metavar="TASK", help="a JSON Lines file", exists=True, dir_okay=False)],
