@@ -167,6 +167,14 @@ WORKER_START_TRIES = _int(
 COMMAND_BACKLOG_BYTES = _int(
     "command_backlog", 0, 256 * MIB, 64 * MIB, "bytes", "unsent commands past which nothing new is admitted"
 )
+SUPERSEDED_S = _num(
+    "superseded",
+    0,
+    3600,
+    10,
+    "seconds",
+    "a model that no name stands for stays so long: requests are on their way to it",
+)
 HELPER_CALL_S = _num("helper_call", 0.1, 60, 5, "seconds", "a template or grammar that takes longer is killed")
 HELPER_LOAD_S = _num("helper_load", 0.1, 300, 30, "seconds", "a tokenizer read for the first time: 35 MB take 5 s")
 HELPER_MEMORY_BYTES = _int(
@@ -187,6 +195,12 @@ HEADS = _int("num_attention_heads", 1, 4096, None, "heads", "of one layer")
 HEAD_DIM = _int("head_dim", 1, 4096, None, "", "of one head")
 POSITIONS = _int("max_position_embeddings", 1, 1 << 24, None, "tokens", "the longest context a checkpoint may claim")
 LABELS = _int("num_labels", 1, 1 << 16, None, "labels", "of a classifier")
+LORA_RANK = _int("r", 1, 4096, None, "", "of a low-rank layer: two products of that width a linear")
+VARIANT_LAYERS = _int("layers", 1, 256, None, "layers", "of one version: each is applied when it is loaded")
+VARIANT_VERSIONS = _int("versions", 1, 10_000, None, "versions", "of one variant, in one file that is read in one go")
+VERSION_FACTS_BYTES = _int("evaluation", 0, 64 * 1024, None, "bytes", "evaluation and settings of a version, as JSON")
+VERSION_NOTE_BYTES = _int("note", 0, 4096, None, "bytes", "of UTF-8; shown in a table")
+HISTORY_EVENTS = _int("events", 1, 1 << 16, 1000, "events", "kept of what happened to a variant, newest last")
 WIRE_FRAME_BYTES = _int("frame", 0, 256 * MIB, None, "bytes", "one message between daemon and worker")
 GRAMMAR_BYTES = _int("grammar", 1, 256 * 1024, None, "bytes", "compiled once per request")
 

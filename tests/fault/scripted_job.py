@@ -15,9 +15,9 @@ import sys
 from typing import Any
 
 from kelm.clock import SYSTEM
+from kelm.context import Context
 from kelm.errors import Cancelled, InvalidRequest
 from kelm.jobs import kinds
-from kelm.jobs.context import Context
 from kelm.jobs.process import serve
 from kelm.store.atomic import write_file
 from kelm.wire.jobs import Spec

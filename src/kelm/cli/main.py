@@ -61,6 +61,7 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="name[:tag] or org/n
 Models = Annotated[
     list[str], typer.Argument(metavar="MODEL...", help="name[:tag] or org/name[:tag]", autocompletion=_models)
 ]
+Variant = Annotated[str, typer.Argument(metavar="MODEL", help="model@variant", autocompletion=_models)]
 Json = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
 Value = str | None
 
@@ -185,10 +186,64 @@ def show(model: Model, as_json: Json = False) -> None:
 
 @app.command()
 def stop(model: Model) -> None:
-    """Unload a model; its requests end."""
+    """Unload a model; its requests end.
+
+    The variants that lie on it go with it.
+    """
     from kelm.cli import running
 
     running.stop(model)
+
+
+@app.command()
+def versions(variant: Variant, as_json: Json = False) -> None:
+    """List the versions of a variant.
+
+    Each with its parent, what it adds, its evaluation, and a mark at the one that is served.
+    """
+    from kelm.cli import versions as commands
+
+    commands.versions(variant, as_json)
+
+
+@app.command()
+def update(
+    variant: Variant,
+    delta: Annotated[
+        Path, typer.Argument(metavar="DELTA", help="a delta file, a PEFT adapter, or a checkpoint", exists=True)
+    ],
+    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="shown by kelm versions")] = "",
+    parent: Annotated[
+        int | None,
+        typer.Option("--parent", metavar="N", min=0, help="lay it over this version; 0: the base"),
+    ] = None,
+    no_publish: Annotated[bool, typer.Option("--no-publish", help="keep serving the version before")] = False,
+) -> None:
+    """Give a variant a new version.
+
+    A delta file is laid over the version that is served, an adapter's or a checkpoint's folder over the base. The
+    variant begins with it when it is not there yet. A running daemon serves it from the next request on; requests that
+    are running finish on the version they began with.
+    """
+    from kelm.cli import versions as commands
+
+    commands.update(variant, delta, note, parent, publish=not no_publish)
+
+
+@app.command()
+def publish(version: Annotated[str, typer.Argument(metavar="MODEL", help="model@variant:N")]) -> None:
+    """Serve this version of a variant."""
+    from kelm.cli import versions as commands
+
+    commands.publish(version)
+
+
+@app.command()
+def rollback(variant: Variant) -> None:
+    """Serve the version of a variant that was served before."""
+    from kelm.cli import versions as commands
+
+    commands.rollback(variant)
 
 
 @app.command()
@@ -226,6 +281,30 @@ def pretrain(
     from kelm.cli import training
 
     training.pretrain(recipe, out or recipe.parent / "model", fresh)
+
+
+@app.command()
+def tune(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="the model to teach", autocompletion=_models)],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="a CSV or JSON Lines file", exists=True, dir_okay=False)],
+    name: Annotated[str | None, typer.Option("--name", metavar="VARIANT", help="[the file's name]")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="until BASE@VARIANT is served")] = False,
+    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="at most [the method's]")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", metavar="RATE", help="the peak [the method's]")
+    ] = None,
+    rank: Annotated[int | None, typer.Option("--rank", metavar="N", help="of the adapter [the method's]")] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="of every random choice")] = 1,
+) -> None:
+    """Teach a model from your examples.
+
+    A CSV with the columns text,label makes an encoder a classifier. JSON Lines with {"messages": [...]} teach a model
+    that chats. The job runs in the daemon, which is started if none runs; the result is BASE@VARIANT.
+    """
+    from kelm.cli import tuning
+
+    wanted = {"epochs": epochs, "learning_rate": learning_rate, "rank": rank, "seed": seed}
+    tuning.tune(base, data, name, wanted, wait)
 
 
 @app.command()

@@ -18,7 +18,9 @@ def ps(models: bool, ended: bool, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif models:
-        model_columns = ("MODEL", "STATE", "EXECUTOR", "DTYPE", "PARAMETERS", "WEIGHTS", "CONTEXT", "REQUESTS")
+        model_columns = (
+            *("MODEL", "STATE", "EXECUTOR", "DTYPE", "PARAMETERS", "WEIGHTS", "SHARED", "CONTEXT", "REQUESTS"),
+        )
         print_table(model_columns, [_model(row) for row in rows])
     else:
         columns = (
@@ -46,8 +48,10 @@ def progress_of(row: Json) -> str:
 
 
 def stop(model: str) -> None:
-    find(load_settings()).call("POST", "/admin/models/unload", {"model": model})
-    print(f"{Name.parse(model).short} was unloaded")
+    """A variant needs its base's weights: they go together."""
+    gone = find(load_settings()).call("POST", "/admin/models/unload", {"model": model})["unloaded"]
+    for name in dict.fromkeys(Name.parse(name).short for name in gone):
+        print(f"{name} was unloaded")
 
 
 def _process(row: Json) -> tuple[object, ...]:
@@ -79,6 +83,7 @@ def _model(row: Json) -> tuple[object, ...]:
         row["dtype"],
         None if row["parameters"] is None else count(row["parameters"]),
         None if row["weight_bytes"] is None else size(row["weight_bytes"]),
+        size(row["shared_bytes"]) if row["shared_bytes"] else None,
         row["max_context_tokens"],
         row["processes"],
     )

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from kelm import limits
 from kelm.clock import SYSTEM
+from kelm.context import Context
 from kelm.errors import Cancelled, KelmError, OutOfMemory, StoreError, WorkerFailed
-from kelm.jobs.context import Context
 from kelm.wire.framing import Reader, WireError, encode
 from kelm.wire.jobs import PROTOCOL, Began, Done, Failed, Order, Progress, Report, Start, Stop
 

@@ -32,6 +32,7 @@ from kelm.kernel.supervisor import Supervisor
 from kelm.kernel.work import Work
 from kelm.observe.metrics import Metrics
 from kelm.observe.watchdog import LoopWatchdog
+from kelm.store.names import Name
 from kelm.store.store import Store
 from kelm.text.helper import TextHelper
 from kelm.text.stream import TextStream
@@ -134,12 +135,15 @@ class Kernel:
         self._admission.check_open()
         return await self._models.resolve(name)
 
-    async def unload(self, name: str) -> None:
-        """End what runs on the model (Cancelled) and drop it. Raises ModelNotFound when it isn't resident."""
-        for model in self._models.named(name):
+    async def unload(self, name: str) -> list[str]:
+        """End what runs on the model and on its variants (Cancelled) and drop them, variants first; their names.
+        Raises ModelNotFound when it isn't resident."""
+        models = self._models.named(name)
+        for model in models:
             for job in self._table.of_model(model.key):
                 job.fail(Cancelled(f"the model {model.name} was unloaded while this request was running"))
             await self._models.unload(model)
+        return [model.name for model in models]
 
     # --- requests ------------------------------------------------------------------------------------------
 
@@ -234,11 +238,11 @@ class Kernel:
         return record
 
     def _request_counts(self) -> dict[str, tuple[int, int]]:
-        counts = {entry.name: (0, 0) for entry in self._models.entries()}
+        counts = {str(Name.parse(entry.name).unpinned): (0, 0) for entry in self._models.entries()}
         for job in self._table:
-            running, waiting = counts.get(job.record.model, (0, 0))
+            running, waiting = counts.get(job.record.series, (0, 0))
             queued = job.record.state == "queued"
-            counts[job.record.model] = (running + (not queued), waiting + queued)
+            counts[job.record.series] = (running + (not queued), waiting + queued)
         return counts
 
     def _send(self, command: Command) -> None:

@@ -4,7 +4,8 @@
                      (store)     (text helper)       (thread)     (worker)
 
 Whoever asks for a model that is on its way waits for the same load. A load that fails is an error of those who
-asked for it; the daemon and the others go on.
+asked for it; the daemon and the others go on. A variant brings its base in first, and the base stays as long as it
+does. What no name stands for any more leaves when nobody runs on it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import logging
 from dataclasses import dataclass
 from typing import Literal, cast
 
+from kelm import limits
 from kelm.clock import Clock
 from kelm.errors import KelmError, ModelNotFound, Unavailable
 from kelm.kernel.loads import Loads
 from kelm.store.manifest import Manifest
 from kelm.store.names import Name
 from kelm.store.store import Store
+from kelm.store.versions import Variant
 from kelm.text.helper import TextHelper
 from kelm.text.tokenizer import Tokenizer
 from kelm.wire.messages import Load, Loaded
@@ -34,15 +37,28 @@ class Model:
     """A resident model."""
 
     name: str
-    """Full: ``name:tag``."""
-    key: str
-    """How the worker knows it; the same name with other content or precision has another one."""
+    """Full: ``name:tag``; of a variant ``name:tag@variant:version``."""
     created: float
     """Unix time, for display."""
-    files: dict[str, str]
-    """Name inside the checkpoint -> path."""
     tokenizer: Tokenizer
+    load: Load
+    """What brings it into a worker."""
     info: Loaded
+
+    @property
+    def key(self) -> str:
+        """How the worker knows it; the same name with other content or precision has another one."""
+        return self.load.model
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Name inside the checkpoint -> path."""
+        return self.load.files
+
+    @property
+    def base(self) -> str | None:
+        """Of a variant: its base's key."""
+        return self.load.base
 
 
 @dataclass(slots=True)
@@ -52,7 +68,11 @@ class Entry:
     name: str
     key: str
     since_wall_s: float
+    base: str | None = None
+    """Of a variant: its base's key."""
     model: Model | None = None
+    nameless_s: float | None = None
+    """Since when no name has stood for it; monotonic."""
     done_bytes: int = 0
     total_bytes: int = 0
 
@@ -79,17 +99,19 @@ class Models:
         Raises ModelNotFound with near matches, ModelFormatError, UnsupportedModel, OutOfMemory, WorkerFailed.
         """
         manifest = await asyncio.to_thread(self._store.resolve, name)
-        key = f"{manifest.name}@{manifest.digest}/{self._dtype}"
-        model = self.by_key(key) or await self._arrival(key, manifest)
-        self._names[name] = self._names[manifest.name] = key
+        model = await self._resident(manifest)
+        self._names[str(Name.parse(name))] = model.key
         return model
 
     def find(self, name: str) -> Model:
-        """The resident model that ``name`` was last resolved to. Raises ModelNotFound when it isn't resident."""
-        model = self.by_key(self._names.get(name, ""))
-        if model is None:
+        """The resident model that ``name`` was last resolved to, or whose own name it is. Raises ModelNotFound when it
+        isn't resident."""
+        full = str(Name.parse(name))
+        named = self.by_key(self._names.get(full, ""))
+        found = [model for model in self.resident() if model.name == full] if named is None else [named]
+        if not found:
             raise ModelNotFound(f"the model {name} is not loaded", param="model")
-        return model
+        return found[-1]
 
     def by_key(self, key: str) -> Model | None:
         entry = self._entries.get(key)
@@ -102,12 +124,14 @@ class Models:
         return [entry.model for entry in self._entries.values() if entry.model is not None]
 
     def named(self, name: str) -> list[Model]:
-        """Every resident content of a name. Raises ModelNotFound when there is none."""
-        full = str(Name.parse(name))
-        models = [model for model in self.resident() if model.name == full]
+        """Every resident content of a name (of a variant without a number: every version), behind the variants that
+        lie on it. Raises ModelNotFound when there is none."""
+        wanted = Name.parse(name)
+        models = [model for model in self.resident() if _covers(wanted, Name.parse(model.name))]
         if not models:
             raise ModelNotFound(f"the model {name} is not loaded", param="model")
-        return models
+        keys = {model.key for model in models}
+        return [model for model in self.resident() if model.base in keys] + models
 
     def stop(self) -> None:
         """The daemon ends: those who wait for a load get Unavailable."""
@@ -121,27 +145,46 @@ class Models:
             log.info("model_unloaded model=%s", model.name)
 
     def superseded(self) -> list[Model]:
-        """Resident models whose name has become another content's; nobody is given them any more."""
-        return [model for model in self.resident() if self._names.get(model.name, model.key) != model.key]
+        """Called regularly: resident models that no name has stood for and no variant has lain on for
+        limits.SUPERSEDED_S; a request that was given one is on its way no longer than that."""
+        used = {*self._names.values(), *(entry.base for entry in self._entries.values())}
+        gone, now_s = [], self._clock.monotonic_s()
+        for entry in self._entries.values():
+            if entry.model is None or entry.key in used:
+                entry.nameless_s = None
+            elif entry.nameless_s is None:
+                entry.nameless_s = now_s
+            elif now_s - entry.nameless_s >= limits.SUPERSEDED_S.value:
+                gone.append(entry.model)
+        return gone
 
     async def reload(self) -> list[tuple[Model, KelmError]]:
-        """Bring the resident models into a new worker. Returns those that failed; they are resident no more."""
-        failed = []
-        for model in self.resident():
+        """Bring the resident models into a new worker, bases before their variants. Returns those that failed; they
+        are resident no more."""
+        failed: dict[str, tuple[Model, KelmError]] = {}
+        for model in sorted(self.resident(), key=lambda model: model.base is not None):
             try:
+                if model.base in failed:
+                    raise failed[model.base][1]
                 await self._bring_back(model)
             except KelmError as error:
                 log.error("model_reload_failed model=%s code=%s reason=%r", model.name, error.code, error.message)
                 self._entries.pop(model.key, None)
-                failed.append((model, error))
-        return failed
+                failed[model.key] = (model, error)
+        return list(failed.values())
 
     async def _bring_back(self, model: Model) -> None:
         """Somebody may unload it meanwhile."""
         if model.key in self._entries:
-            await self._loads.load(self._command(model.key, model.files), self._entries[model.key].progress)
+            await self._loads.load(model.load, self._entries[model.key].progress)
         if model.key not in self._entries:
             await self._loads.unload(model.key)
+
+    async def _resident(self, manifest: Manifest) -> Model:
+        return self.by_key(self._key(manifest)) or await self._arrival(self._key(manifest), manifest)
+
+    def _key(self, manifest: Manifest) -> str:
+        return f"{manifest.name}@{manifest.digest}/{self._dtype}"
 
     async def _arrival(self, key: str, manifest: Manifest) -> Model:
         """Wait for the model; a waiter that is cancelled doesn't stop the load."""
@@ -158,13 +201,16 @@ class Models:
             raise Unavailable("the daemon is shutting down") from None
 
     async def _bring_in(self, key: str, manifest: Manifest) -> Model:
-        entry = self._entries[key] = Entry(manifest.name, key, self._clock.wall_s())
+        base = self._key(manifest.base) if isinstance(manifest, Variant) else None
+        entry = self._entries[key] = Entry(manifest.name, key, self._clock.wall_s(), base)
         try:
-            files = await asyncio.to_thread(self._store.paths, manifest)
-            await self._helper.check(files)
-            tokenizer = await asyncio.to_thread(Tokenizer.load, files)
-            info = await self._loads.load(self._command(key, files), entry.progress)
-            entry.model = Model(manifest.name, key, manifest.created, files, tokenizer, info)
+            if isinstance(manifest, Variant):
+                await self._resident(manifest.base)
+            load = await asyncio.to_thread(self._command, key, base, manifest)
+            await self._helper.check(load.files)
+            tokenizer = await asyncio.to_thread(Tokenizer.load, load.files)
+            info = await self._loads.load(load, entry.progress)
+            entry.model = Model(manifest.name, manifest.created, tokenizer, load, info)
         except BaseException:
             self._entries.pop(key, None)
             raise
@@ -173,8 +219,14 @@ class Models:
         log.info("model_loaded model=%s executor=%s seconds=%.2f", entry.name, info.executor, info.seconds)
         return entry.model
 
-    def _command(self, key: str, files: dict[str, str]) -> Load:
-        return Load(model=key, files=files, dtype=self._dtype)
+    def _command(self, key: str, base: str | None, manifest: Manifest) -> Load:
+        files, layers = self._store.paths(manifest), list(self._store.layer_paths(manifest))
+        return Load(model=key, files=files, dtype=self._dtype, base=base, layers=layers)
+
+
+def _covers(wanted: Name, name: Name) -> bool:
+    """Whether somebody who asks for ``wanted`` means ``name`` too."""
+    return name == wanted or (wanted.version is None and name.unpinned == wanted)
 
 
 def _retrieve(task: asyncio.Task[Model]) -> None:

@@ -54,7 +54,7 @@ class Record:
     request_id: str
     tenant: str
     model: str
-    """The model's full name, ``name:tag``."""
+    """The model's full name, ``name:tag`` or ``name:tag@variant:version``."""
     key: str
     """The loaded model, as the worker knows it."""
     kind: Task
@@ -66,6 +66,12 @@ class Record:
     """What the worker knows of the tenant: prefixes are shared under the same salt only."""
     account: Account = field(default_factory=Account)
     state: State = "queued"
+
+    @property
+    def series(self) -> str:
+        """The model for metrics: all versions of a variant are one."""
+        base, at, variant = self.model.partition("@")
+        return base + at + variant.partition(":")[0]
 
     @property
     def finished(self) -> bool:

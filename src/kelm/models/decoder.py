@@ -17,14 +17,13 @@ from torch import Tensor
 
 from kelm.models.batch import Batch, KVGroup
 from kelm.models.info import ModelInfo
+from kelm.models.linear import Layer, linear, logits, plain
 from kelm.models.spec import DecoderSpec, LayerSpec
 from kelm.ops import paged
 from kelm.ops import reference as ops
 from kelm.ops.norms import rms_norm
-from kelm.ops.quantized import Weight
 from kelm.ops.rope import Rope, RopeTable, rotate
 
-Layer = Mapping[str, Weight]
 Turns = Mapping[Rope, tuple[Tensor, Tensor]]
 """cos and sin of the rows, for each kind of rotation."""
 _Kind = TypeVar("_Kind")
@@ -46,6 +45,11 @@ class LoadedDecoder:
         self._place = {n: (g, i) for g, group in enumerate(self.groups) for i, n in enumerate(group.layers)}
         self._turns = {layer.rope: RopeTable(layer.rope, spec.head_dim) for layer in spec.layers if layer.rope}
         self._kv: tuple[Tensor, ...] = ()
+
+    @property
+    def weights(self) -> Layer:
+        """For variants, which share them."""
+        return self._weights
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,8 +74,8 @@ class LoadedDecoder:
         if not len(rows):
             return np.zeros((0, self.spec.vocab), dtype=np.float32)
         picked = x[torch.from_numpy(padded(rows))]
-        head = self._weights["embed.weight" if self.spec.tied else "head.weight"]
-        made = ops.logits(self._norm(self._weights, "final_norm", picked), head)
+        tied = "embed.weight" if self.spec.tied else ""
+        made = logits(self._weights, "head", self._norm(self._weights, "final_norm", picked), tied=tied)
         out: NDArray[np.float32] = ops.soft_cap(made[: len(rows)], self.spec.logit_cap).numpy()
         return out
 
@@ -139,17 +143,6 @@ class LoadedDecoder:
         if self.spec.norm == "layer":
             return ops.layer_norm(x, weight, plain(w, f"{name}.bias"), eps)
         return rms_norm(x, weight, eps)
-
-
-def linear(w: Layer, name: str, x: Tensor) -> Tensor:
-    return ops.linear(x, w[f"{name}.weight"], plain(w, f"{name}.bias") if f"{name}.bias" in w else None)
-
-
-def plain(w: Layer, name: str) -> Tensor:
-    """A weight that is never quantized."""
-    weight = w[name]
-    assert isinstance(weight, Tensor), name
-    return weight
 
 
 def sub(weights: Mapping[str, _Kind], prefix: str) -> Mapping[str, _Kind]:

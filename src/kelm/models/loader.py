@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,86 +27,118 @@ Files = Mapping[str, str]
 """Name in the checkpoint ('config.json') -> path."""
 
 
-def load(files: Files, dtype: str = "auto", progress: Progress | None = None) -> LoadedDecoder | LoadedEncoder:
+Model = LoadedDecoder | LoadedEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a checkpoint's files ask for, before a tensor is read."""
+
+    checkpoint: Checkpoint
+    wanted: Mapping[str, Slot]
+    unused: tuple[str, ...]
+    """Ends of names of tensors that may be there and hold nothing of the model."""
+    aliases: Mapping[str, str]
+    """What other classes of the same model call its tensors -> what this checkpoint does."""
+    make: Callable[[Mapping[str, Weight], torch.dtype], Model]
+
+
+def load(files: Files, dtype: str = "auto", progress: Progress | None = None) -> Model:
     """The model in ``files``, in ``dtype`` (auto, float32, bfloat16, float16).
 
     Raises UnsupportedModel when no native family can run it, ModelFormatError when a file is malformed.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise UnsupportedModel(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
+    found = plan(files)
+    checkpoint = found.checkpoint
+    checkpoint.check(found.wanted, found.unused)
+    # the precision is that of the first slot, when it is the checkpoint's own
+    first = next(iter(found.wanted.values())).names[0]
+    kind = checkpoint.dtype(first) if dtype == "auto" else DTYPES[dtype]
+    return found.make(checkpoint.read(found.wanted, kind, progress), kind)
+
+
+def plan(files: Files) -> Plan:
+    """Reads config.json and the weights' headers. Raises as ``load``."""
     if "config.json" not in files:
         raise ModelFormatError("config.json is missing; it says what kind of model this is")
     config = read_json(files["config.json"], "config.json")
-    read = _Weights(files, dtype, progress)
     quantization = read_quantization(config)
     encoder = ENCODER_FAMILIES.get(config.text("model_type", ""))
     if encoder is None:
-        return _decoder(config, read, quantization)
+        return _decoder(config, files, quantization)
     if quantization is not None:
         raise UnsupportedModel(f"config.json: {FIELD} is set; native encoders read float weights")
-    return _encoder(encoder, config, read)
+    return _encoder(encoder, config, files)
 
 
-class _Weights:
-    """Reads a checkpoint's tensors once it is known which."""
-
-    def __init__(self, files: Files, dtype: str, progress: Progress | None) -> None:
-        self.files = files
-        self._dtype, self._progress = dtype, progress
-        self.dtype = torch.float32
-
-    def read(self, checkpoint: Checkpoint, wanted: Mapping[str, Slot], unused: tuple[str, ...]) -> dict[str, Weight]:
-        """``wanted``, after every check; the precision is that of its first slot, when it is the checkpoint's own."""
-        checkpoint.check(wanted, unused)
-        first = next(iter(wanted.values())).names[0]
-        self.dtype = checkpoint.dtype(first) if self._dtype == "auto" else DTYPES[self._dtype]
-        return checkpoint.read(wanted, self.dtype, self._progress)
-
-
-def _decoder(config: Fields, read: _Weights, quantization: Quantization | None) -> LoadedDecoder:
+def _decoder(config: Fields, files: Files, quantization: Quantization | None) -> Plan:
     family = find_family(config)
     spec, layout = family.read(config), family.layout
-    checkpoint = Checkpoint(read.files, quantization=quantization)
-    wanted = slots(spec, layout, checkpoint.prefix(layout.prefixes, f"{layout.embed}.weight"))
-    weights = read.read(checkpoint, wanted, layout.ignored + ((f"{layout.head}.weight",) if spec.tied else ()))
-    info = ModelInfo(
-        kind="decoder",
-        architecture=family.architecture,
-        dtype=quantization.label if quantization is not None else str(read.dtype).removeprefix("torch."),
-        parameters=parameters(wanted),
-        weight_bytes=weight_bytes(weights.values()),
-        max_context_tokens=family.context(config),
-        vocab=spec.vocab,
-        hidden=spec.hidden,
-        tasks=("generate",),
-        eos_ids=_eos_ids(config, read.files),
-    )
-    return LoadedDecoder(spec, weights, info)
+    checkpoint = Checkpoint(files, quantization=quantization)
+    prefix = checkpoint.prefix(layout.prefixes, f"{layout.embed}.weight")
+    wanted = slots(spec, layout, prefix)
+    context, eos_ids = family.context(config), _eos_ids(config, files)
+
+    def make(weights: Mapping[str, Weight], kind: torch.dtype) -> LoadedDecoder:
+        info = ModelInfo(
+            kind="decoder",
+            architecture=family.architecture,
+            dtype=quantization.label if quantization is not None else str(kind).removeprefix("torch."),
+            parameters=parameters(wanted),
+            weight_bytes=weight_bytes(weights.values()),
+            max_context_tokens=context,
+            vocab=spec.vocab,
+            hidden=spec.hidden,
+            tasks=("generate",),
+            eos_ids=eos_ids,
+        )
+        return LoadedDecoder(spec, weights, info)
+
+    unused = layout.ignored + ((f"{layout.head}.weight",) if spec.tied else ())
+    others = (slots(spec, layout, other) for other in ("", *layout.prefixes))
+    return Plan(checkpoint, wanted, unused, _aliases(wanted, others), make)
 
 
-def _encoder(family: EncoderFamily, config: Fields, read: _Weights) -> LoadedEncoder:
-    sentence = read_sentence(read.files)
+def _encoder(family: EncoderFamily, config: Fields, files: Files) -> Plan:
+    sentence = read_sentence(files)
     spec, architecture = family.describe(config, sentence)
-    layout, checkpoint = family.layout, Checkpoint(read.files, family.layout.renamed)
+    layout, checkpoint = family.layout, Checkpoint(files, family.layout.renamed)
     prefix = checkpoint.prefix((layout.prefix, ""), f"{layout.words}.weight")
     wanted = encoder_slots(spec, layout, prefix)
-    read_weights = read.read(checkpoint, wanted, layout.unused(spec))
-    weights = {name: weight for name, weight in read_weights.items() if isinstance(weight, Tensor)}
-    mask_id = mask_token(read.files) if spec.head == "fill_mask" else None
+    mask_id = mask_token(files) if spec.head == "fill_mask" else None
     without_head = spec.head == "none" or (spec.head == "fill_mask" and mask_id is None)
-    info = ModelInfo(
-        kind="encoder",
-        architecture=architecture,
-        dtype=str(read.dtype).removeprefix("torch."),
-        parameters=parameters(wanted),
-        weight_bytes=weight_bytes(weights.values()),
-        max_context_tokens=min(spec.max_tokens, sentence.max_tokens or spec.max_tokens),
-        vocab=spec.vocab,
-        hidden=spec.hidden,
-        tasks=("embed",) if without_head else ("embed", spec.head),
-        labels=read_labels(config) if spec.labels else (),
-    )
-    return LoadedEncoder(spec, weights, info, mask_id)
+    labels = read_labels(config) if spec.labels else ()
+
+    def make(read: Mapping[str, Weight], kind: torch.dtype) -> LoadedEncoder:
+        weights = {name: weight for name, weight in read.items() if isinstance(weight, Tensor)}
+        info = ModelInfo(
+            kind="encoder",
+            architecture=architecture,
+            dtype=str(kind).removeprefix("torch."),
+            parameters=parameters(wanted),
+            weight_bytes=weight_bytes(weights.values()),
+            max_context_tokens=min(spec.max_tokens, sentence.max_tokens or spec.max_tokens),
+            vocab=spec.vocab,
+            hidden=spec.hidden,
+            tasks=("embed",) if without_head else ("embed", spec.head),
+            labels=labels,
+        )
+        return LoadedEncoder(spec, weights, info, mask_id)
+
+    others = (encoder_slots(spec, layout, other) for other in ("", layout.prefix))
+    return Plan(checkpoint, wanted, layout.unused(spec), _aliases(wanted, others), make)
+
+
+def _aliases(wanted: Mapping[str, Slot], others: Iterable[Mapping[str, Slot]]) -> dict[str, str]:
+    """The same slots under other prefixes: name there -> name here."""
+    return {
+        alias: name
+        for other in others
+        for slot in wanted
+        for alias, name in zip(other[slot].names, wanted[slot].names, strict=True)
+    }
 
 
 def _eos_ids(config: Fields, files: Files) -> tuple[int, ...]:

@@ -71,6 +71,15 @@ class Checkpoint:
 
     def check(self, slots: Mapping[str, Slot], ignored: Iterable[str]) -> None:
         """Raise ModelFormatError unless the files hold exactly the tensors of ``slots`` (``ignored`` ends aside)."""
+        wanted = self.check_wanted(slots)
+        known = re.compile("|".join(f"(^|\\.){re.escape(end)}$" for end in ignored) or "$^")
+        extra = [name for name in self.entries if name not in wanted and not known.search(name)]
+        if extra:
+            entry = self.entries[extra[0]]
+            raise ModelFormatError(f"{entry.file}: {len(extra)} tensors are not the config's, first {extra[0]}")
+
+    def check_wanted(self, slots: Mapping[str, Slot]) -> set[str]:
+        """Raise ModelFormatError unless every tensor of ``slots`` is there as it must be; their names."""
         wanted: dict[str, Stored] = {}
         for slot in slots.values():
             wanted |= self._stored(slot)
@@ -79,11 +88,7 @@ class Checkpoint:
             raise ModelFormatError(f"{self._holders()}: {len(missing)} tensors are missing, first {missing[0]}")
         for name, stored in wanted.items():
             _check_entry(name, self.entries[name], stored)
-        known = re.compile("|".join(f"(^|\\.){re.escape(end)}$" for end in ignored) or "$^")
-        extra = [name for name in self.entries if name not in wanted and not known.search(name)]
-        if extra:
-            entry = self.entries[extra[0]]
-            raise ModelFormatError(f"{entry.file}: {len(extra)} tensors are not the config's, first {extra[0]}")
+        return set(wanted)
 
     def _holders(self) -> str:
         return ", ".join(sorted({entry.file for entry in self.entries.values()})) or SINGLE
@@ -92,7 +97,7 @@ class Checkpoint:
         """The tensors of ``slots`` in ``dtype`` (norms in float32; quantized linears as they are), in memory of their
         own: a file that is cut short later can't take the process down, and where a tensor lies in memory doesn't
         depend on the file."""
-        total = sum(self._bytes(slot, dtype) for slot in slots.values())
+        total = self.size_bytes(slots, dtype)
         done = 0
         weights: dict[str, Weight] = {}
         reader = Reader(self._files)
@@ -113,9 +118,13 @@ class Checkpoint:
         rows = sum(shape[0] for shape in slot.shapes)
         out = torch.empty((rows, *slot.shapes[0][1:]), dtype=target)
         for name, part in zip(slot.names, torch.split(out, [shape[0] for shape in slot.shapes]), strict=True):
-            tensor = reader.tensor(self.entries[name])
+            tensor = self.tensor(reader, name)
             part.copy_(tensor.T if slot.transposed else tensor)
         return out.add_(slot.offset) if slot.offset else out
+
+    def tensor(self, reader: Reader, name: str) -> Tensor:
+        """As it is in the files."""
+        return reader.tensor(self.entries[name])
 
     def _stored(self, slot: Slot) -> dict[str, Stored]:
         """The tensors of the files that make a slot."""
@@ -143,10 +152,14 @@ class Checkpoint:
             raise UnsupportedModel(f"{slot.names[0]} is quantized; native families read such weights as [out, in] only")
         return self._quantization
 
+    def size_bytes(self, slots: Mapping[str, Slot], dtype: torch.dtype) -> int:
+        """What ``read`` makes of them in memory."""
+        return sum(self._bytes(slot, dtype) for slot in slots.values())
+
     def _bytes(self, slot: Slot, dtype: torch.dtype) -> int:
         """Of a slot in memory."""
         if self._of(slot) is None:
-            return _elements(slot) * dtype.itemsize
+            return _elements(slot) * (dtype if slot.offset is None else torch.float32).itemsize
         entries = [self.entries[name] for name in self._stored(slot)]
         return sum(torch.Size(e.shape).numel() * DTYPE_BYTES[e.dtype] for e in entries)
 
@@ -207,7 +220,10 @@ class Reader:
         self._open: dict[str, safe_open] = {}
 
     def tensor(self, entry: Entry) -> Tensor:
-        if entry.file not in self._open:
-            self._open[entry.file] = safe_open(self._files[entry.file], framework="pt")
-        tensor: Tensor = self._open[entry.file].get_tensor(entry.name)  # type: ignore[no-untyped-call]
+        return self.get(entry.file, entry.name)
+
+    def get(self, file: str, name: str) -> Tensor:
+        if file not in self._open:
+            self._open[file] = safe_open(self._files[file], framework="pt")
+        tensor: Tensor = self._open[file].get_tensor(name)  # type: ignore[no-untyped-call]
         return tensor

@@ -61,6 +61,15 @@ def logits(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     return out if bias is None else out + bias.float()
 
 
+def add_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``y + (x @ a.T) @ b.T`` in float32, rounded to y's dtype: y [T, out], x [T, in], a [rank, in], b [out, rank].
+
+    T is a multiple of ROW_BLOCK and rank of NARROW: a narrower product would round a row by its place.
+    """
+    assert a.shape[0] % NARROW == 0, f"rank {a.shape[0]} is not padded"
+    return (y.float() + linear(linear(x.float(), a), b)).to(y.dtype)
+
+
 def _parts(weight: Weight) -> Iterator[Tensor]:
     """Its rows in parts that are small enough to be held in float32 too."""
     if isinstance(weight, QuantizedWeight):

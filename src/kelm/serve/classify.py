@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from kelm.serve import replies
 from kelm.serve.inputs import Prompt
-from kelm.serve.ports import Call, Json, Model
+from kelm.serve.ports import Call, Json, Model, answered_by
 from kelm.serve.prompts import check_context, off_loop, tokenize, tokenize_all
 from kelm.serve.requests import ClassifyRequest
 from kelm.serve.vectors import Vector, encode, first_task, usage
@@ -27,17 +27,22 @@ async def answer(call: Call, body: ClassifyRequest) -> Response:
     model = await call.kernel.resolve(body.model)
     if first_task(model, "classify", "token_classify") == "classify":
         inputs = await tokenize_all(model, body.input, field="input")
-        results = await encode(call, body.model, "classify", inputs)
+        results = await encode(call, model, "classify", inputs)
         data = [_sequence(index, probs, model.info.labels) for index, probs in enumerate(results)]
     else:
         located = [await _locate(model, prompt) for prompt in body.input]
         inputs = [ids for ids, _ in located]
-        results = await encode(call, body.model, "token_classify", inputs)
+        results = await encode(call, model, "token_classify", inputs)
         data = [
             _tokens(index, model, prompt, offsets, probs)
             for index, (prompt, (_, offsets), probs) in enumerate(zip(body.input, located, results, strict=True))
         ]
-    head = {"id": f"classify-{uuid.uuid4().hex}", "object": "list", "created": call.now, "model": body.model}
+    head = {
+        "id": f"classify-{uuid.uuid4().hex}",
+        "object": "list",
+        "created": call.now,
+        "model": answered_by(body.model, model),
+    }
     return replies.reply({**head, "data": data, "usage": usage(inputs)})
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kelm.clock import Clock
 from kelm.kernel.requests import Chunk, Encoding, Generation, Usage
 from kelm.store.manifest import Manifest
+from kelm.store.names import Name
 from kelm.text.chat import Chat
 from kelm.text.tokenizer import Tokenizer
 from kelm.wire.jobs import Spec
@@ -24,7 +25,9 @@ class Model(Protocol):
     """A resident model."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Full; of a variant with the version."""
+        ...
 
     @property
     def created(self) -> float: ...
@@ -37,6 +40,12 @@ class Model(Protocol):
 
     @property
     def info(self) -> Loaded: ...
+
+
+def answered_by(asked: str, model: Model) -> str:
+    """What an answer says of its model: the name as it was asked for; of a variant, the version that answered."""
+    name = Name.parse(model.name)
+    return asked if name.variant is None else name.short
 
 
 class Process(Protocol):
@@ -106,7 +115,7 @@ class Kernel(Protocol):
 
     async def encode(self, request: Encoding) -> list[NDArray[np.float32]]: ...
 
-    async def unload(self, name: str) -> None: ...
+    async def unload(self, name: str) -> list[str]: ...
 
     def processes(self) -> list[Json]: ...
 

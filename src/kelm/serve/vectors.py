@@ -17,11 +17,11 @@ Task = Literal["embed", "classify", "token_classify"]
 
 
 async def encode(
-    call: Call, name: str, task: Task, inputs: Sequence[list[int]], types: Sequence[list[int]] = ()
+    call: Call, model: Model, task: Task, inputs: Sequence[list[int]], types: Sequence[list[int]] = ()
 ) -> list[Vector]:
     """One result for each input; see wire.Encoded for their shapes."""
     return await call.kernel.encode(
-        Encoding(request_id=call.request_id, model=name, task=task, inputs=list(inputs), types=list(types))
+        Encoding(request_id=call.request_id, model=model.name, task=task, inputs=list(inputs), types=list(types))
     )
 
 

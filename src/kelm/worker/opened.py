@@ -21,6 +21,14 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class LaidOver:
+    """A variant, checked and not made yet. ``own_bytes``: of weights, beside its base's."""
+
+    own_bytes: int
+    open: Callable[[Progress], Opened]
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     """``decoder`` generates, ``encoder`` answers Encode; one of them or both."""
 
@@ -32,6 +40,8 @@ class Opened:
     kv_item_bytes: int = 4
     decoder_start: int | None = None
     """Of an encoder-decoder: the token its answers start from."""
+    lay_over: Callable[[Load], LaidOver] | None = None
+    """Makes a variant of this model, which it shares weights with; None where the executor can't."""
 
 
 Opener = Callable[[Load, Progress], Opened]

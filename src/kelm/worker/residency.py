@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from kelm.errors import ModelNotFound, OutOfMemory
+from kelm.errors import ModelNotFound, OutOfMemory, UnsupportedModel
 from kelm.memory.block_pool import BlockPool
 from kelm.memory.layout import BlockLayout, GroupShape, lay_out
 from kelm.memory.ledger import Ledger
@@ -41,6 +41,8 @@ class Resident:
     """Of the block pool, one for each of ``layouts``."""
     prefix: PrefixCache
     grammars: Grammars
+    base: str | None = None
+    """Of a variant: the key of the model whose weights it shares."""
     sequences: dict[int, Sequence] = field(default_factory=dict)
 
     @property
@@ -76,28 +78,53 @@ class Residency:
         """
         if command.model in self.models:
             return self.models[command.model]
-        weights, activations = f"weights:{command.model}", f"activations:{command.model}"
+        open_it = self._open_base if command.base is None else self._open_variant
         try:
-            self._ledger.grant(weights, sum(Path(path).stat().st_size for path in command.files.values()))
-            opened = self._opener(command, progress)
-            self._ledger.grant(weights, opened.loaded.weight_bytes)
-            self._ledger.grant(activations, self._activation_bytes(opened))
-            resident = self._attach(command, opened)
+            resident = self._attach(command, open_it(command, progress))
         except BaseException:
-            self._ledger.release(weights)
-            self._ledger.release(activations)
+            self._release(command.model)
             raise
         self.models[command.model] = resident
-        log.info("model_loaded executor=%s bytes=%d", opened.loaded.executor, opened.loaded.weight_bytes)
+        log.info("model_loaded executor=%s bytes=%d", resident.loaded.executor, resident.loaded.weight_bytes)
         return resident
 
+    def variants_of(self, key: str) -> list[str]:
+        """Keys of the models that lie on this one."""
+        return [resident.key for resident in self.models.values() if resident.base == key]
+
     def unload(self, key: str) -> None:
-        """Its sequences must have ended."""
+        """Its sequences must have ended, and its variants be gone."""
         resident = self.get(key)
         assert not resident.sequences, "sequences still run"
+        assert not self.variants_of(key), "variants lie on it"
         for group in resident.groups:
             self.pool.remove_group(group)
         del self.models[key]
+        self._release(key)
+
+    def _open_base(self, command: Load, progress: Progress) -> Opened:
+        weights = f"weights:{command.model}"
+        self._ledger.grant(weights, sum(Path(path).stat().st_size for path in command.files.values()))
+        opened = self._opener(command, progress)
+        self._ledger.grant(weights, opened.loaded.weight_bytes)
+        self._ledger.grant(f"activations:{command.model}", self._activation_bytes(opened))
+        return opened
+
+    def _open_variant(self, command: Load, progress: Progress) -> Opened:
+        """Its own weights are granted; activations are its base's, since a step runs one model."""
+        assert command.base is not None
+        base = self.get(command.base)
+        if base.opened.lay_over is None:
+            raise UnsupportedModel(
+                f"{base.loaded.architecture} runs on the executor {base.loaded.executor}, which serves no variants; "
+                "native families do",
+                param="model",
+            )
+        laid = base.opened.lay_over(command)
+        self._ledger.grant(f"weights:{command.model}", laid.own_bytes)
+        return laid.open(progress)
+
+    def _release(self, key: str) -> None:
         self._ledger.release(f"weights:{key}")
         self._ledger.release(f"activations:{key}")
 
@@ -111,7 +138,9 @@ class Residency:
         opened.attach([self._arena.view(one, kind, item) for one, kind in zip(layouts, kinds, strict=True)])
         groups = tuple(self.pool.add_group(one) for one in layouts)
         prefix = PrefixCache(self.pool, groups)
-        return Resident(command.model, opened, loaded, layouts, groups, prefix, Grammars(command.files))
+        return Resident(
+            command.model, opened, loaded, layouts, groups, prefix, Grammars(command.files), base=command.base
+        )
 
     def _longest(self, layouts: tuple[BlockLayout, ...], most: int) -> int:
         """The most tokens, up to ``most``, for which one sequence alone finds blocks. OutOfMemory when none fits."""

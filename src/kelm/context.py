@@ -1,4 +1,4 @@
-"""What a job's function is given beside its spec."""
+"""What the function of a job is given beside its spec; rooms with such a function (tune, ...) import it from here."""
 
 from __future__ import annotations
 
