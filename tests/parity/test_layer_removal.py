@@ -93,7 +93,7 @@ def test_every_list_of_layers_is_thinned(tmp_path):
 def test_late_windows_begin_where_they_did(tmp_path):
     """max_window_layers is what older readers of Qwen look at."""
     made = source(
-        "qwen2", 3, tmp_path, use_sliding_window=True, sliding_window=33, max_window_layers=2, layer_types=...
+        "qwen2", 6, tmp_path, use_sliding_window=True, sliding_window=33, max_window_layers=2, layer_types=...
     )
     assert [layer.window for layer in made.spec.layers] == [None, None, 33]
     for kept, full in (((0, 2), 1), ((2,), 0), ((0, 1), 2)):
