@@ -29,7 +29,7 @@ def main(url: str = "http://127.0.0.1:8440") -> None:
         for question in QUESTIONS:
             state = http.post("/api/messages", json={"text": question}).raise_for_status().json()
             reply = state["messages"][-1]
-            print(f"> {question}\n{reply['text']}")
+            print(f"customer: {question}\ndesk: {reply['text']}")
             print(f"    {how(reply['made'], url)}\n")
 
 

@@ -46,6 +46,8 @@ def test_commands_of_a_page() -> None:
         ("a\nb\nc", ["a", "..."]),
         ("a\nb\nc", ["...", "c"]),
         ("", []),
+        ("says 'one'", ["says 'another'"]),
+        ("0.0004915 s 7.68e-07 0.003*", ["0.5 s 1e-3 0.1"]),
         ("┏━━━┳━━┓\n┃ a ┃ 1 ┃", ["┏━┳━┓", "┃ a ┃ 2 ┃"]),
     ],
 )
@@ -61,6 +63,7 @@ def test_what_may_differ(printed: str, expected: list[str]) -> None:
         ("a", ["a", "b"]),
         ("decade 12", ["facade 12"]),
         ("anything", []),
+        ("says one", ["says 'one'"]),
         ("a\nb", ["...", "c"]),
     ],
 )

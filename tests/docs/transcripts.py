@@ -2,7 +2,7 @@
 
     ```console                        every line that begins with "$ " is run by bash, "> " goes on with it;
     $ kelm list                       the lines below it are what it prints
-    NAME   DIGEST         SIZE        figures, digests and the width of columns may differ
+    NAME   DIGEST         SIZE        figures, digests, quoted texts and widths may differ
     ...                               a line of three dots stands for any number of lines
     ```
 
@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 from documents import Document
 
-_VARIES = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{7,64}\b|\d+(?:[.,:]\d+)*")
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
+_VARIES = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{7,64}\b|-?\d+(?:[.,:]\d+)*(?:e[+-]?\d+)?\*?")
 _RULES = re.compile(r"[─━│┃┏┓┗┛┡┩├┤┬┴┼╇╞╡═╪|+\s-]+")
 
 
@@ -53,5 +54,5 @@ def matches(printed: str, expected: list[str]) -> bool:
 
 
 def _plain(line: str) -> str:
-    """Figures as #, runs of blanks and of table rules as one blank."""
-    return _RULES.sub(" ", _VARIES.sub("#", line)).strip()
+    """Figures as #, quoted texts as '' (models write them), runs of blanks and of table rules as one blank."""
+    return _RULES.sub(" ", _VARIES.sub("#", _QUOTED.sub("''", line))).strip()
