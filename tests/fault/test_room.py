@@ -28,7 +28,7 @@ from kelm.store import Store
 from kelm.wire.framing import encode
 from kelm.wire.messages import Loaded
 
-SIZES = {"one": 60, "two": 60, "small": 20, "huge": 101}
+SIZES = {"one": 60, "two": 60, "three": 60, "small": 20, "huge": 101}
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,10 @@ async def test_what_was_loaded_for_a_request_is_not_evicted_before_it_runs(home:
         await other
 
 
-async def test_a_worker_that_dies_brings_its_models_back_before_others_take_their_room(home: Path) -> None:
+async def test_a_worker_that_dies_brings_its_models_back_before_others_take_their_room(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RESTART_BACKOFF_S", replace(limits.RESTART_BACKOFF_S, default=0.5))
     async with house(home, load_s=0.1) as kernel:
         long = generation("long", model="one", max_tokens=200)
         reading = asyncio.create_task(read(await enter(kernel, long)))
@@ -231,8 +234,11 @@ async def test_a_worker_that_dies_brings_its_models_back_before_others_take_thei
         await until(lambda: len(kernel.processes()) == 2 and "in use" in kernel.why(2)["text"])
         os.kill(kernel.worker()["pid"], signal.SIGKILL)
         await until(lambda: kernel.worker()["restarts"] == 1)
+        between = asyncio.create_task(ask(kernel, generation("hi", model="three", max_tokens=5)))
+        await until(lambda: len(kernel.processes()) == 3 and "loading" in kernel.why(3)["text"])
+        assert kernel.worker()["state"] != "up"
         assert (await reading).ids[0] == expected(long)
-        await waiting
+        await asyncio.gather(waiting, between)
 
 
 async def test_priorities_and_counters_are_handed_back_after_a_restart(
