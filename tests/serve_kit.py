@@ -213,9 +213,10 @@ class ToyKernel:
             return vector / (vector.sum() + 1)
         return vector / np.linalg.norm(vector)
 
-    async def unload(self, name: str) -> None:
+    async def unload(self, name: str) -> list[str]:
         model = await self.resolve(name)
         self.models = {key: each for key, each in self.models.items() if each is not model}
+        return [model.name]
 
     def processes(self) -> list[dict[str, Any]]:
         return [{"pid": process.pid, "model": process.request.model} for process in self.started]

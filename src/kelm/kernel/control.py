@@ -12,6 +12,7 @@ from kelm.kernel.models import Entry, Model
 from kelm.kernel.processes import Job, ProcessTable
 from kelm.kernel.supervisor import Supervisor
 from kelm.kernel.tenants import Tenant, Tenants
+from kelm.store.names import Name
 
 Row = dict[str, Any]
 
@@ -47,13 +48,15 @@ def process_row(job: Job, model: Model | None, now_s: float) -> Row:
 def model_row(entry: Entry, table: ProcessTable) -> Row:
     """One line of ``kelm ps --models``.
 
-    name, state (loading, resident), done_bytes and total_bytes of a load, loaded (Unix time at which the load was
-    asked for), processes (unfinished ones); and once it is resident: kind, architecture, executor, dtype, parameters,
-    weight_bytes, max_context_tokens, tasks, seconds (what the load took). None before.
+    name, base (of a variant: its base's name), state (loading, resident), done_bytes and total_bytes of a load, loaded
+    (Unix time at which the load was asked for), processes (unfinished ones); and once it is resident: kind,
+    architecture, executor, dtype, parameters, weight_bytes (its own), shared_bytes (of a variant: what it uses of its
+    base's), max_context_tokens, tasks, seconds (what the load took). None before.
     """
     info = None if entry.model is None else entry.model.info
     return {
         "name": entry.name,
+        "base": None if entry.base is None else str(Name.parse(entry.name).base),
         "state": "loading" if info is None else "resident",
         "done_bytes": entry.done_bytes,
         "total_bytes": entry.total_bytes,
@@ -64,7 +67,7 @@ def model_row(entry: Entry, table: ProcessTable) -> Row:
 
 
 _INFO = (
-    *("kind", "architecture", "executor", "dtype", "parameters", "weight_bytes"),
+    *("kind", "architecture", "executor", "dtype", "parameters", "weight_bytes", "shared_bytes"),
     *("max_context_tokens", "tasks", "seconds"),
 )
 

@@ -20,9 +20,11 @@ from kelm.kernel.choice import Choice
 from kelm.kernel.daemonfile import DaemonFile
 from kelm.kernel.dispatch import Dispatcher
 from kelm.kernel.encodings import Array, EncodeJob
+from kelm.kernel.jobs import Jobs
 from kelm.kernel.keys import Keys
 from kelm.kernel.loads import Loads
 from kelm.kernel.models import Model, Models
+from kelm.kernel.pids import Pids
 from kelm.kernel.process import Process
 from kelm.kernel.processes import Job, ProcessTable
 from kelm.kernel.proof import OWN_TENANT, Proof, warm_up
@@ -35,6 +37,7 @@ from kelm.kernel.why import Sight, explain
 from kelm.kernel.work import Work
 from kelm.observe.metrics import Metrics
 from kelm.observe.watchdog import LoopWatchdog
+from kelm.store.names import Name
 from kelm.store.store import Store
 from kelm.text.helper import TextHelper
 from kelm.text.stream import TextStream
@@ -60,7 +63,9 @@ class Kernel:
         self.watchdog = LoopWatchdog(self.metrics, clock)
         self.shutdown_requested = asyncio.Event()
         """Set by ``request_shutdown``; whoever runs the daemon waits for it."""
-        self._table = ProcessTable()
+        self._pids = Pids(settings.home)
+        self._table = ProcessTable(self._pids.draw)
+        self.jobs = Jobs(settings, self._pids.draw, clock)
         self._admission = Admission(settings.max_num_seqs, settings.max_queued, self._table, random.Random())
         self._dispatcher = Dispatcher(self._table, self._send)
         self._loads = Loads(self._send)
@@ -98,6 +103,7 @@ class Kernel:
         except Unavailable:
             await self._stop()
             raise
+        self._pids.at_least(await self.jobs.start())
         self._admission.open()
         self._warm = asyncio.create_task(warm_up(self.store, self.resolve), name="warm-up")
         self._tasks.append(self._warm)
@@ -121,11 +127,13 @@ class Kernel:
     async def drain(self, seconds: float) -> None:
         """Admit nobody, give what runs ``seconds``, end the rest with Unavailable, then end worker and helper."""
         self._admission.close("the daemon is shutting down")
+        stopping = asyncio.create_task(self.jobs.stop(), name="stop jobs")
         deadline_s = self.clock.monotonic_s() + seconds
         while len(self._table) and self.clock.monotonic_s() < deadline_s:
             await asyncio.sleep(min(_ROUND_S, max(0.0, deadline_s - self.clock.monotonic_s())))
         for job in self._table:
             job.fail(Unavailable("the daemon shut down before this request was finished"))
+        await stopping
         await self._stop()
 
     # --- models --------------------------------------------------------------------------------------------
@@ -139,12 +147,15 @@ class Kernel:
         self._admission.check_open()
         return await self._models.resolve(name)
 
-    async def unload(self, name: str) -> None:
-        """End what runs on the model (Cancelled) and drop it. Raises ModelNotFound when it isn't resident."""
-        for model in self._models.named(name):
+    async def unload(self, name: str) -> list[str]:
+        """End what runs on the model and on its variants (Cancelled) and drop them, variants first; their names.
+        Raises ModelNotFound when it isn't resident."""
+        models = self._models.named(name)
+        for model in models:
             for job in self._table.of_model(model.key):
                 job.fail(Cancelled(f"the model {model.name} was unloaded while this request was running"))
             await self._models.unload(model)
+        return [model.name for model in models]
 
     # --- requests ------------------------------------------------------------------------------------------
 
@@ -185,6 +196,16 @@ class Kernel:
         self._work.enter(job)
         return await job.result()
 
+    async def cancel(self, pid: int) -> str:
+        """End a process of any kind. Returns the state it ended in: done, if it was faster. Raises NotFound."""
+        process = self._table.get(pid)
+        if process is not None:
+            process.fail(Cancelled(f"process {pid} was cancelled by an operator"))
+            return process.record.state
+        if self.jobs.has(pid):
+            return await self.jobs.cancel(pid)
+        raise NotFound(f"there is no process {pid}; `kelm ps` lists those that there are", param="pid")
+
     def nice(self, pid: int, priority: int) -> control.Row:
         """Another priority, from the next step on. Returns its line of `kelm ps`. Raises NotFound, InvalidRequest."""
         limits.PRIORITY.check(priority)
@@ -196,10 +217,10 @@ class Kernel:
     # --- looking -------------------------------------------------------------------------------------------
 
     def processes(self) -> list[control.Row]:
-        """Unfinished processes in order of arrival; see control.process_row for the keys."""
+        """Unfinished processes in order of arrival; see control.process_row and BackgroundJob.row for the keys."""
         now_s = self.clock.monotonic_s()
         rows = [control.process_row(job, self._models.by_key(job.record.key), now_s) for job in self._table]
-        return sorted(rows, key=lambda row: row["pid"])
+        return sorted(rows + self.jobs.rows(ended=False), key=lambda row: row["pid"])
 
     def resident(self) -> list[control.Row]:
         """Models in the worker or on their way there; see control.model_row for the keys."""
@@ -211,7 +232,9 @@ class Kernel:
         return [control.tenant_row(tenant, self._tenants, self._table) for tenant in shown]
 
     def why(self, pid: int) -> control.Row:
-        """What a process does or waits for; see why.explain for the keys. Raises NotFound."""
+        """What a process does or waits for; see why.explain and BackgroundJob.why for the keys. Raises NotFound."""
+        if self.jobs.has(pid):
+            return self.jobs.why(pid)
         job = self._job(pid)
         sight = Sight(
             entry=self._models.entry(job.record.key),
@@ -274,13 +297,13 @@ class Kernel:
         return Choice(index, stream)
 
     def _request_counts(self) -> dict[str, tuple[int, int]]:
-        counts = {entry.name: (0, 0) for entry in self._models.entries()}
+        counts = {str(Name.parse(entry.name).unpinned): (0, 0) for entry in self._models.entries()}
         for job in self._table:
             if not job.record.key:
                 continue  # its model's name is whatever somebody wrote
-            running, waiting = counts.get(job.record.model, (0, 0))
+            running, waiting = counts.get(job.record.series, (0, 0))
             queued = job.record.state == "queued"
-            counts[job.record.model] = (running + (not queued), waiting + queued)
+            counts[job.record.series] = (running + (not queued), waiting + queued)
         return counts
 
     def _send(self, command: Command) -> None:
@@ -314,6 +337,7 @@ class Kernel:
             with suppress(asyncio.CancelledError):
                 await task
         if self._file is not None:
+            self._pids.give_back()
             self._file.release()
             self._file = None
 

@@ -10,16 +10,17 @@ queued ──► running ◄──► parked               (it holds blocks and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from kelm.errors import KelmError
-from kelm.kernel.requests import EncodingTask
+from kelm.kernel.requests import RequestTask
 from kelm.kernel.tenants import Tenant
 from kelm.wire.messages import Encode, Submit
 
-Task = Literal["generate"] | EncodingTask
+Task = RequestTask | Literal["tune", "compress", "evaluate"]
 State = Literal["queued", "running", "parked", "paused", "done", "failed", "cancelled"]
 
 _ENDS: frozenset[State] = frozenset({"done", "failed", "cancelled"})
@@ -61,7 +62,7 @@ class Record:
     request_id: str
     tenant: str
     model: str
-    """The model's full name, ``name:tag``."""
+    """The model's full name, ``name:tag`` or ``name:tag@variant:version``."""
     key: str
     """The loaded model, as the worker knows it."""
     kind: Task
@@ -78,6 +79,12 @@ class Record:
     standing: Tenant = field(default_factory=Tenant)
     wants: str = ""
     """What the worker said last that it lacks: row, tokens or blocks."""
+
+    @property
+    def series(self) -> str:
+        """The model for metrics: all versions of a variant are one."""
+        base, at, variant = self.model.partition("@")
+        return base + at + variant.partition(":")[0]
 
     @property
     def finished(self) -> bool:
@@ -120,15 +127,12 @@ class Job(Protocol):
 
 
 class ProcessTable:
-    """Unfinished jobs by pid, in order of arrival. Pids are never used again."""
+    """Unfinished jobs by pid, in order of arrival. Pids are never used again; ``new_pid`` gives the next one
+    (pids.py; default: counted from 1)."""
 
-    def __init__(self) -> None:
+    def __init__(self, new_pid: Callable[[], int] | None = None) -> None:
         self._jobs: dict[int, Job] = {}
-        self._next_pid = 1
-
-    def new_pid(self) -> int:
-        pid, self._next_pid = self._next_pid, self._next_pid + 1
-        return pid
+        self.new_pid: Callable[[], int] = new_pid or itertools.count(1).__next__
 
     def add(self, job: Job) -> None:
         self._jobs[job.record.pid] = job

@@ -9,6 +9,7 @@ import msgspec
 from kelm.wire.messages import FinishReason, Sampling, TokenLogprobs
 
 EncodingTask = Literal["embed", "classify", "token_classify", "fill_mask"]
+RequestTask = Literal["generate"] | EncodingTask
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,7 +18,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     model: str
     """A name as the user gave it."""
-    task: Literal["generate"] | EncodingTask
+    task: RequestTask
     tenant: str = "local"
     priority: int = 0
 

@@ -77,7 +77,7 @@ class Work:
         self._dispatcher.ended(record.pid, in_worker=in_worker)
         seconds = now_s - record.account.arrived_s
         if isinstance(job, Process):
-            self._metrics.ended(record.model, seconds, job.finish_reasons())
+            self._metrics.ended(record.series, seconds, job.finish_reasons())
         log.info(
             "process_ended pid=%d request=%s kind=%s model=%s state=%s seconds=%.3f tokens=%d",
             *(record.pid, record.request_id, record.kind, record.model, record.state),
@@ -126,8 +126,8 @@ class Work:
         if not isinstance(job, Process):
             return
         if job.record.account.started_s is None:
-            self._metrics.prompt_tokens.labels(job.record.model).inc(job.record.account.prompt_tokens)
-            self._metrics.cached_tokens.labels(job.record.model).inc(started.cached_tokens)
+            self._metrics.prompt_tokens.labels(job.record.series).inc(job.record.account.prompt_tokens)
+            self._metrics.cached_tokens.labels(job.record.series).inc(started.cached_tokens)
         job.started(started)
 
     def _moved(self, move: Move) -> None:
@@ -164,7 +164,7 @@ class Work:
         self._dispatcher.progressed(tokens.pid)
 
     def _measure(self, process: Process, choice: int, counted: int) -> None:
-        model, account, now_s = process.record.model, process.record.account, self.clock.monotonic_s()
+        model, account, now_s = process.record.series, process.record.account, self.clock.monotonic_s()
         self._metrics.generation_tokens.labels(model).inc(counted)
         if account.first_token_s is None:
             account.first_token_s = now_s

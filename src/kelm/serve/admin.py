@@ -42,9 +42,9 @@ async def answer_load(call: Call, body: ModelRequest) -> Response:
 
 
 async def answer_unload(call: Call, body: ModelRequest) -> Response:
-    """What runs on the model ends with an error that says so."""
-    await call.kernel.unload(body.model)
-    return replies.reply({"name": body.model, "state": "unloaded"})
+    """What runs on the model, or on a variant of it, ends with an error that says so. ``unloaded``: all that went."""
+    unloaded = await call.kernel.unload(body.model)
+    return replies.reply({"name": body.model, "state": "unloaded", "unloaded": unloaded})
 
 
 async def answer_shutdown(call: Call, body: EmptyRequest) -> Response:

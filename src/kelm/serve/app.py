@@ -15,6 +15,7 @@ import kelm
 from kelm.clock import SYSTEM, Clock
 from kelm.config import Settings
 from kelm.errors import KelmError, MethodNotAllowed, NotFound, PayloadTooLarge, RequestTimeout
+from kelm.origin import is_loopback
 from kelm.serve import (
     admin,
     body,
@@ -24,6 +25,7 @@ from kelm.serve import (
     completions,
     embeddings,
     fields,
+    jobs,
     replies,
     requests,
     score,
@@ -32,7 +34,7 @@ from kelm.serve import (
 )
 from kelm.serve.access import Access
 from kelm.serve.envelope import Envelope
-from kelm.serve.gate import Gate, is_loopback
+from kelm.serve.gate import Gate
 from kelm.serve.ports import Call, Kernel, Shelf
 from kelm.serve.stream import unless_gone
 
@@ -55,6 +57,7 @@ POST: dict[str, Post] = {
     "/detokenize": (requests.DetokenizeRequest, tokens.answer_detokenize),
     "/admin/models/load": (requests.ModelRequest, admin.answer_load),
     "/admin/models/unload": (requests.ModelRequest, admin.answer_unload),
+    "/admin/jobs": (requests.JobRequest, jobs.answer_start),
     "/admin/shutdown": (requests.EmptyRequest, admin.answer_shutdown),
 }
 
@@ -62,6 +65,7 @@ GET: dict[str, Get] = {
     "/v1/models": catalog.answer_list,
     "/admin/processes": admin.answer_processes,
     "/admin/models": admin.answer_models,
+    "/admin/jobs": jobs.answer_list,
     "/admin/tenants": admin.answer_tenants,
     "/health": status.answer_health,
     "/ready": status.answer_ready,
@@ -99,6 +103,19 @@ def create_app(
     @app.get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> Response:
         return await catalog.answer_one(call(request), name)
+
+    @app.get("/admin/jobs/{pid}")
+    async def job(request: Request, pid: str) -> Response:
+        return await jobs.answer_one(call(request), pid)
+
+    @app.get("/admin/jobs/{pid}/log")
+    async def job_log(request: Request, pid: str, start: str = "0") -> Response:
+        return await jobs.answer_log(call(request), pid, start)
+
+    @app.post("/admin/processes/{pid}/cancel")
+    async def cancel(request: Request, pid: str) -> Response:
+        await body.read(request, requests.EmptyRequest)
+        return await jobs.answer_cancel(call(request), pid)
 
     @app.get("/admin/processes/{pid}/why")
     async def why(request: Request, pid: str) -> Response:
@@ -161,3 +178,11 @@ async def _unrouted(request: Request, error: Exception) -> Response:
 async def _broken(request: Request, error: Exception) -> Response:
     """Our own bug: the log has it (envelope.py), the client has a message without its insides."""
     return replies.error_reply(replies.INTERNAL)
+
+
+HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+    KelmError: _failed,
+    HTTPException: _unrouted,
+    Exception: _broken,
+}
+"""For another door with the same shape of errors (replicas/door.py)."""

@@ -12,7 +12,7 @@ from kelm.errors import InvalidRequest, UnsupportedField
 from kelm.kernel.requests import Chunk, Generation
 from kelm.serve import forms, logprobs, replies, sampling
 from kelm.serve.answer import Answer
-from kelm.serve.ports import Call, Json, Model
+from kelm.serve.ports import Call, Json, Model, answered_by
 from kelm.serve.prompts import render, room
 from kelm.serve.requests import ChatRequest
 from kelm.serve.run import Run
@@ -65,7 +65,7 @@ async def _generation(call: Call, body: ChatRequest, prompt: _Prompt) -> Generat
     model, top = prompt.model, (body.top_logprobs or 0) if body.logprobs else None
     return Generation(
         request_id=call.request_id,
-        model=body.model,
+        model=model.name,
         prompt=prompt.ids,
         sampling=sampling.build(
             body,
@@ -101,7 +101,7 @@ class _Shape:
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion.chunk" if body.stream else "chat.completion",
             "created": call.now,
-            "model": body.model,
+            "model": answered_by(body.model, prompt.model),
             "system_fingerprint": call.kernel.fingerprint,
         }
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from kelm.serve import replies
 from kelm.serve.inputs import Prompt
-from kelm.serve.ports import Arrival, Call, Json, Model
+from kelm.serve.ports import Arrival, Call, Json, Model, answered_by
 from kelm.serve.prompts import check_context, off_loop, tokenize, tokenize_all
 from kelm.serve.requests import ClassifyRequest
 from kelm.serve.vectors import Vector, encode, first_task, usage
@@ -26,7 +26,12 @@ Offsets = list[tuple[int, int]]
 async def answer(call: Call, body: ClassifyRequest) -> Response:
     with await call.enter(body.model, "classify", body.priority) as arrival:
         data, inputs = await _data(call, body, arrival)
-    head = {"id": f"classify-{uuid.uuid4().hex}", "object": "list", "created": call.now, "model": body.model}
+    head = {
+        "id": f"classify-{uuid.uuid4().hex}",
+        "object": "list",
+        "created": call.now,
+        "model": answered_by(body.model, arrival.model),
+    }
     return replies.reply({**head, "data": data, "usage": usage(inputs)})
 
 

@@ -11,7 +11,7 @@ from kelm.errors import UnsupportedField
 from kelm.kernel.requests import Chunk, Generation
 from kelm.serve import grammars, logprobs, replies, sampling
 from kelm.serve.inputs import Prompt
-from kelm.serve.ports import Arrival, Call, Json, Model
+from kelm.serve.ports import Arrival, Call, Json, Model, answered_by
 from kelm.serve.prompts import room, tokenize
 from kelm.serve.requests import CompletionRequest
 from kelm.serve.run import Run
@@ -58,7 +58,7 @@ def _generation(call: Call, body: CompletionRequest, arrival: Arrival, ids: list
     )
     return Generation(
         request_id=call.request_id,
-        model=body.model,
+        model=model.name,
         prompt=ids,
         sampling=sampling.build(body, model, own, frame),
         n=body.n,
@@ -86,7 +86,7 @@ class _Shape:
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
             "created": call.now,
-            "model": body.model,
+            "model": answered_by(body.model, model),
             "system_fingerprint": call.kernel.fingerprint,
         }
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from kelm.errors import InvalidRequest
 from kelm.serve import replies
-from kelm.serve.ports import Call, Model
+from kelm.serve.ports import Call, Model, answered_by
 from kelm.serve.prompts import tokenize_all
 from kelm.serve.requests import EmbeddingRequest
 from kelm.serve.vectors import Vector, encode, first_task, shorten, usage
@@ -27,7 +27,9 @@ async def answer(call: Call, body: EmbeddingRequest) -> Response:
         {"object": "embedding", "index": index, "embedding": _shown(vector, body.encoding_format)}
         for index, vector in enumerate(vectors)
     ]
-    return replies.reply({"object": "list", "data": data, "model": body.model, "usage": usage(inputs)})
+    return replies.reply(
+        {"object": "list", "data": data, "model": answered_by(body.model, model), "usage": usage(inputs)}
+    )
 
 
 def _check_dimensions(dimensions: int | None, model: Model) -> None:

@@ -8,11 +8,10 @@ it opens, is in access.py; it travels on as ``scope["state"]["identity"]``.
 
 from __future__ import annotations
 
-import ipaddress
-
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kelm.errors import ConfigError, Forbidden, InvalidRequest, KelmError
+from kelm.origin import Headers, host_of, is_loopback, same_origin, values
 from kelm.serve import replies
 from kelm.serve.access import Access, Identity
 from kelm.serve.envelope import request_id
@@ -20,19 +19,7 @@ from kelm.serve.envelope import request_id
 PUBLIC = frozenset({"/health", "/ready"})
 """What a prober without a key may ask; neither tells more than a status."""
 
-Headers = list[tuple[bytes, bytes]]
 _NOBODY = Identity("", operator=False)
-
-
-def is_loopback(host: str) -> bool:
-    """``localhost``, a name under it, or an address of the loopback network."""
-    host = host.strip("[]").rstrip(".").lower()
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_exposure(host: str, api_key: str | None) -> None:
@@ -70,15 +57,15 @@ class Gate:
 
     def _admit(self, path: str, headers: Headers) -> Identity:
         """Raises InvalidRequest, Unauthorized, Forbidden, StoreError."""
-        hosts = _values(headers, b"host")
+        hosts = values(headers, b"host")
         if len(hosts) != 1:
             raise InvalidRequest(f"exactly one Host header is needed, got {len(hosts)}", param="host")
-        host = _host_of(hosts[0])
+        host = host_of(hosts[0])
         if host is None:
             raise InvalidRequest("the Host header is not a host name with an optional port", param="host")
         if self._loopback and not is_loopback(host):
             raise Forbidden("this daemon listens on loopback and answers to this machine's own names only")
-        if not all(_same_origin(origin, hosts[0]) for origin in _values(headers, b"origin")):
+        if not all(same_origin(origin, hosts[0]) for origin in values(headers, b"origin")):
             raise Forbidden("scripts of other origins may not use this daemon")
         return _NOBODY if path in PUBLIC else self._access.identify(_bearer(headers), path)
 
@@ -90,28 +77,6 @@ async def _refuse(error: KelmError, scope: Scope, receive: Receive, send: Send) 
 
 def _bearer(headers: Headers) -> bytes | None:
     """The key of ``Authorization: Bearer KEY``; None where there is none, or two."""
-    given = _values(headers, b"authorization")
+    given = values(headers, b"authorization")
     scheme, _, key = (given[0] if len(given) == 1 else b"").partition(b" ")
     return key.strip() if scheme.lower() == b"bearer" else None
-
-
-def _values(headers: Headers, name: bytes) -> list[bytes]:
-    return [value for key, value in headers if key == name]
-
-
-def _host_of(value: bytes) -> str | None:
-    """The host of ``host[:port]``; None for anything that is not one (RFC 9110, section 7.2)."""
-    text = value.decode("latin-1")
-    if text.startswith("["):
-        host, closed, port = text[1:].partition("]")
-        ok = bool(closed) and all(c in "0123456789abcdefABCDEF:." for c in host) and (not port or port[0] == ":")
-        port = port[1:]
-    else:
-        host, _, port = text.partition(":")
-        ok = bool(host) and all(c.isascii() and (c.isalnum() or c in "-._") for c in host)
-    return host if ok and (not port or (port.isascii() and port.isdigit() and len(port) <= 5)) else None
-
-
-def _same_origin(origin: bytes, host: bytes) -> bool:
-    scheme, _, rest = origin.lower().partition(b"://")
-    return scheme in (b"http", b"https") and rest == host.lower()

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from kelm.clock import Clock
 from kelm.errors import Forbidden
-from kelm.kernel.processes import Task
-from kelm.kernel.requests import Chunk, Encoding, Generation, Origin, Usage
+from kelm.kernel.requests import Chunk, Encoding, Generation, Origin, RequestTask, Usage
 from kelm.serve.access import Identity
 from kelm.store.manifest import Manifest
+from kelm.store.names import Name
 from kelm.text.chat import Chat
 from kelm.text.tokenizer import Tokenizer
+from kelm.wire.jobs import Spec
 from kelm.wire.messages import Loaded
 
 Json = dict[str, Any]
@@ -27,7 +28,9 @@ class Model(Protocol):
     """A resident model."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Full; of a variant with the version."""
+        ...
 
     @property
     def created(self) -> float: ...
@@ -40,6 +43,12 @@ class Model(Protocol):
 
     @property
     def info(self) -> Loaded: ...
+
+
+def answered_by(asked: str, model: Model) -> str:
+    """What an answer says of its model: the name as it was asked for; of a variant, the version that answered."""
+    name = Name.parse(model.name)
+    return asked if name.variant is None else name.short
 
 
 class Process(Protocol):
@@ -80,6 +89,22 @@ class Helper(Protocol):
     async def compile_grammar(self, files: dict[str, str], grammar: str) -> None: ...
 
 
+class Job(Protocol):
+    """A tuning, compression or evaluation job."""
+
+    def row(self) -> Json: ...
+
+
+class Jobs(Protocol):
+    async def submit(self, spec: Spec, data: bytes | None) -> Job: ...
+
+    def get(self, pid: int) -> Job: ...
+
+    def rows(self, *, ended: bool) -> list[Json]: ...
+
+    async def read_log(self, pid: int, offset: int) -> Json: ...
+
+
 class Metrics(Protocol):
     @property
     def content_type(self) -> str: ...
@@ -88,6 +113,9 @@ class Metrics(Protocol):
 
 
 class Kernel(Protocol):
+    @property
+    def jobs(self) -> Jobs: ...
+
     @property
     def helper(self) -> Helper: ...
 
@@ -108,13 +136,15 @@ class Kernel(Protocol):
 
     async def encode(self, request: Encoding) -> list[NDArray[np.float32]]: ...
 
-    async def unload(self, name: str) -> None: ...
+    async def unload(self, name: str) -> list[str]: ...
 
     def processes(self) -> list[Json]: ...
 
     def resident(self) -> list[Json]: ...
 
     def worker(self) -> Json: ...
+
+    async def cancel(self, pid: int) -> str: ...
 
     def tenants(self) -> list[Json]: ...
 
@@ -147,7 +177,7 @@ class Call:
     def tenant(self) -> str:
         return self.identity.tenant
 
-    async def enter(self, name: str, task: Task, priority: int = 0) -> Arrival:
+    async def enter(self, name: str, task: RequestTask, priority: int = 0) -> Arrival:
         """A pid for this request, and its model, waited for. Raises Forbidden, and what ``resolve`` raises."""
         if priority < 0 and not self.identity.operator:
             raise Forbidden(

@@ -14,8 +14,10 @@ from kelm import limits
 from kelm.errors import InvalidRequest
 from kelm.serve.checks import Flag, ListOf, Mapping, Number, Object, OneOf, Only, Text
 from kelm.serve.inputs import IDS, TEXT, Documents, Ids, Prompt, Prompts
+from kelm.serve.job_spec import SpecField
 from kelm.serve.messages import Message, Messages
 from kelm.serve.structure import AnswerSchema, ResponseFormat, Tool, ToolChoice, ToolChoices, Tools
+from kelm.wire.jobs import Spec
 
 _NAME = Text(limits.STRING_BYTES)
 
@@ -215,6 +217,17 @@ class ModelRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobRequest:
+    """POST /admin/jobs."""
+
+    REFUSED: ClassVar[dict[str, str]] = {}
+
+    spec: Annotated[Spec, SpecField()]
+    data: Annotated[str | None, Text(limits.JOB_DATA_BYTES)] = None
+    """The whole text of the file that the spec's ``file`` names."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NiceRequest:
     """POST /admin/processes/{pid}/nice."""
 
@@ -225,7 +238,7 @@ class NiceRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class EmptyRequest:
-    """A POST without fields (/admin/shutdown)."""
+    """A POST without fields (/admin/shutdown, /admin/processes/{pid}/cancel)."""
 
     REFUSED: ClassVar[dict[str, str]] = {}
 
@@ -240,6 +253,7 @@ TABLES: tuple[type[Any], ...] = (
     TokenizeRequest,
     DetokenizeRequest,
     ModelRequest,
+    JobRequest,
     NiceRequest,
     EmptyRequest,
 )

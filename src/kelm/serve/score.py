@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from kelm.errors import InvalidRequest
 from kelm.serve import replies
-from kelm.serve.ports import Arrival, Call
+from kelm.serve.ports import Arrival, Call, answered_by
 from kelm.serve.prompts import check_context, off_loop, tokenize_all
 from kelm.serve.requests import RerankRequest, ScoreRequest
 from kelm.serve.vectors import cosine, encode, first_task, usage
@@ -26,7 +26,12 @@ async def answer_score(call: Call, body: ScoreRequest) -> Response:
     with await call.enter(body.model, "embed", body.priority) as arrival:
         scores, tokens = await _scores(call, arrival, pairs)
     data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)]
-    head = {"id": f"score-{uuid.uuid4().hex}", "object": "list", "created": call.now, "model": body.model}
+    head = {
+        "id": f"score-{uuid.uuid4().hex}",
+        "object": "list",
+        "created": call.now,
+        "model": answered_by(body.model, arrival.model),
+    }
     return replies.reply({**head, "data": data, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
 
 
@@ -43,7 +48,7 @@ async def answer_rerank(call: Call, body: RerankRequest) -> Response:
         }
         for index in order
     ]
-    head = {"id": f"rerank-{uuid.uuid4().hex}", "model": body.model}
+    head = {"id": f"rerank-{uuid.uuid4().hex}", "model": answered_by(body.model, arrival.model)}
     return replies.reply({**head, "usage": {"total_tokens": tokens}, "results": results})
 
 

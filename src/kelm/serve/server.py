@@ -23,9 +23,10 @@ from kelm import limits
 from kelm.config import Settings
 from kelm.errors import ConfigError
 from kelm.kernel.kernel import Kernel
+from kelm.origin import is_loopback
 from kelm.serve.access import Access
 from kelm.serve.app import create_app
-from kelm.serve.gate import check_exposure, is_loopback
+from kelm.serve.gate import check_exposure
 from kelm.serve.protocol import BoundedProtocol
 from kelm.store.store import Store
 

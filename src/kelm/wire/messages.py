@@ -68,6 +68,10 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     files: dict[str, str]
     """Name inside the checkpoint ('config.json', 'model.safetensors') -> absolute path of the blob."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    base: str | None = None
+    """Of a variant: the key of the resident model that it lies on; its weights are shared, copy on write."""
+    layers: list[dict[str, str]] = []
+    """Of a variant, from the base up: an adapter's or a delta's files, name -> path."""
 
 
 class Unload(msgspec.Struct, frozen=True, tag=True):
@@ -174,6 +178,9 @@ class Loaded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     dtype: str
     parameters: int
     weight_bytes: int
+    """Its own."""
+    shared_bytes: int = 0
+    """Of a variant: what it uses of its base's."""
     max_context_tokens: int
     vocab: int
     hidden: int

@@ -83,7 +83,9 @@ class Engine:
         return msgspec.structs.replace(loaded, seconds=self._clock.monotonic_s() - began_s)
 
     def unload(self, model: str) -> None:
-        """Its processes end with reason ``abort``. ModelNotFound when it isn't resident."""
+        """Its processes end with reason ``abort``, its variants go with it. ModelNotFound when it isn't resident."""
+        for variant in self._residency.variants_of(model):
+            self.unload(variant)
         for sequence in list(self._residency.get(model).sequences.values()):
             self.cancel(Cancel(sequence.generation.pid))
         self._residency.unload(model)
