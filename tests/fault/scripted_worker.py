@@ -101,7 +101,7 @@ class Worker:
                 if not data:
                     return
                 for command in reader.feed(data):
-                    self.note(type(command).__name__, getattr(command, "pid", ""))
+                    self.note(type(command).__name__, getattr(command, "pid", None) or getattr(command, "model", ""))
                     if isinstance(command, m.Quit):
                         return
                     self.obey(command)

@@ -25,10 +25,11 @@ from kelm.kernel.requests import Encoding, Generation, Origin
 from kelm.kernel.room import Room
 from kelm.sched.eviction import Resident
 from kelm.store import Store
+from kelm.store.difference import Tensors, write_delta
 from kelm.wire.framing import encode
 from kelm.wire.messages import Loaded
 
-SIZES = {"one": 60, "two": 60, "small": 20, "huge": 101}
+SIZES = {"one": 60, "two": 60, "three": 60, "small": 20, "huge": 101}
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,11 @@ def resident(kernel: Kernel) -> set[str]:
 
 def origin(model: str, **more: Any) -> Origin:
     return Origin(request_id=f"req-{model}", model=model, task="generate", **more)
+
+
+def latest(kernel: Kernel) -> dict[str, Any]:
+    """Why the newest process is where it is."""
+    return kernel.why(max(row["pid"] for row in kernel.processes()))
 
 
 async def enter(kernel: Kernel, request: Generation) -> Process:
@@ -103,8 +109,8 @@ async def test_a_model_in_use_is_never_evicted_and_its_stream_goes_on(home: Path
         process = await enter(kernel, long)
         reading = asyncio.create_task(read(process))
         waiting = asyncio.create_task(ask(kernel, generation("hello", model="two", max_tokens=5)))
-        await until(lambda: len(kernel.processes()) == 2 and "in use" in kernel.why(2)["text"])
-        row = kernel.why(2)
+        await until(lambda: len(kernel.processes()) == 2 and "in use" in latest(kernel)["text"])
+        row = latest(kernel)
         assert row["state"] == "queued" and row["waits_for"] == "model"
         assert "waits for model two:latest: waiting for memory that is in use: one:latest" in row["text"]
         assert resident(kernel) == {"one"}
@@ -168,14 +174,13 @@ async def test_those_who_wait_for_a_model_have_a_pid_and_are_told_how_far_it_is(
     async with house(home, load_s=0.4) as kernel:
         await ask(kernel, generation("hello", model="one", max_tokens=2))
         asking = asyncio.create_task(ask(kernel, generation("hello", model="two", max_tokens=2)))
-        pid = 2
         texts = []
         while not asking.done():
             if kernel.processes():
-                row = kernel.why(pid)
+                row = latest(kernel)
                 texts.append(row["text"])
                 if row["waits_for"] == "model":
-                    assert row["state"] == "queued" and kernel.processes()[0]["pid"] == pid
+                    assert row["state"] == "queued" and kernel.processes()[0]["pid"] == row["pid"]
             await asyncio.sleep(0.01)
         await asking
         assert any("evicting one:latest" in text for text in texts)
@@ -217,22 +222,28 @@ async def test_what_was_loaded_for_a_request_is_not_evicted_before_it_runs(home:
     async with house(home) as kernel:
         with await kernel.enter(origin("one")) as arrival:
             other = asyncio.create_task(ask(kernel, generation("hello", model="two", max_tokens=2)))
-            await until(lambda: len(kernel.processes()) == 2 and "in use" in kernel.why(2)["text"])
+            await until(lambda: len(kernel.processes()) == 2 and "in use" in latest(kernel)["text"])
             process = kernel.submit(generation("hello", model="one", max_tokens=3))  # not by its pid, by its name
             assert (await read(process)).ends == {0: "length"} and arrival.model.name == "one:latest"
         await other
 
 
-async def test_a_worker_that_dies_brings_its_models_back_before_others_take_their_room(home: Path) -> None:
+async def test_a_worker_that_dies_brings_its_models_back_before_others_take_their_room(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RESTART_BACKOFF_S", replace(limits.RESTART_BACKOFF_S, default=0.5))
     async with house(home, load_s=0.1) as kernel:
         long = generation("long", model="one", max_tokens=200)
         reading = asyncio.create_task(read(await enter(kernel, long)))
         waiting = asyncio.create_task(ask(kernel, generation("hello", model="two", max_tokens=5)))
-        await until(lambda: len(kernel.processes()) == 2 and "in use" in kernel.why(2)["text"])
+        await until(lambda: len(kernel.processes()) == 2 and "in use" in latest(kernel)["text"])
         os.kill(kernel.worker()["pid"], signal.SIGKILL)
         await until(lambda: kernel.worker()["restarts"] == 1)
+        between = asyncio.create_task(ask(kernel, generation("hi", model="three", max_tokens=5)))
+        await until(lambda: len(kernel.processes()) == 3 and "loading" in latest(kernel)["text"])
+        assert kernel.worker()["state"] != "up"
         assert (await reading).ids[0] == expected(long)
-        await waiting
+        await asyncio.gather(waiting, between)
 
 
 async def test_priorities_and_counters_are_handed_back_after_a_restart(
@@ -251,13 +262,54 @@ async def test_priorities_and_counters_are_handed_back_after_a_restart(
         reading = asyncio.create_task(read(process))
         await kernel.encode(embedded)
         kernel.nice(process.pid, 5)
-        await until(lambda: "Renice 1 5" in log.read_text())
+        await until(lambda: f"Renice {process.pid} 5" in log.read_text())
         process.record.standing.share = replace(process.record.standing.share, counter=123.5)
         os.kill(kernel.worker()["pid"], signal.SIGKILL)
         await reading
     stands = [line for line in log.read_text().splitlines() if line.startswith("Stand")]
-    assert stands == ["Stand 1 -4 0 3 0.0", "Stand 1 5 0 3 123.5"]
+    assert stands == [f"Stand {process.pid} -4 0 3 0.0", f"Stand {process.pid} 5 0 3 123.5"]
     assert b"Submit" in said and b"Encode" in said and tenant.encode() not in said
+
+
+def add_variant(home: Path, folder: Path) -> None:
+    """one@x: a tensor of one, changed."""
+    store = Store(home, packaged=home / "none")
+    base = store.resolve("one")
+    old = dict(Tensors(store.paths(base)))
+    new = {**old, "model.norm.weight": old["model.norm.weight"] * 2}
+    write_delta(folder / "delta", base.digest, old, new)
+    store.add_version("one", "x", layer=folder / "delta", parent=0, publish=True)
+
+
+async def test_a_variant_is_evicted_before_its_base_which_stays_when_it_is_asked_for_meanwhile(tmp_path: Path) -> None:
+    home, log = make_home(tmp_path, "one", "two"), tmp_path / "log"
+    add_variant(home, tmp_path)
+    sizes = {"one:latest@x": 15, "one": 60, "two": 60}
+
+    def unloaded() -> list[str]:
+        lines = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("Unload ")]
+        return [line.partition("@sha256")[0] for line in lines]
+
+    async with kernel_on(home, {"budget": 100, "sizes": sizes, "load_s": 0.2, "log": str(log)}) as kernel:
+        await ask(kernel, generation("hello", model="one@x", max_tokens=2))
+        two = asyncio.create_task(ask(kernel, generation("hello", model="two", max_tokens=5)))
+        await until(unloaded)
+        request = generation("long", model="one", max_tokens=100)
+        assert (await ask(kernel, request)).ids[0] == expected(request)
+        await two
+        assert [name.partition(":")[0] + name.partition("@")[1] for name in unloaded()] == ["one@", "one"]
+
+
+async def test_a_variant_that_does_not_fit_beside_its_own_base_is_refused_at_once(tmp_path: Path) -> None:
+    home = make_home(tmp_path, "one", "two")
+    add_variant(home, tmp_path)
+    sizes = {"one:latest@x": 50, "one": 60, "two": 30}
+    async with kernel_on(home, {"budget": 100, "sizes": sizes}) as kernel:
+        await ask(kernel, generation("hello", model="two", max_tokens=2))
+        async with asyncio.timeout(5):
+            with pytest.raises(OutOfMemory, match="evicting every other model would not be enough"):
+                await ask(kernel, generation("hello", model="one@x", max_tokens=2))
+        assert resident(kernel) == {"one", "two"}
 
 
 async def test_an_evicted_model_that_changed_on_disk_comes_back_as_it_is_now(tmp_path: Path) -> None:

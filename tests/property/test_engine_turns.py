@@ -237,20 +237,26 @@ def test_an_urgent_request_takes_blocks_from_later_ones_when_the_pool_is_full() 
     same(heard, alone(driver, [*slow, urgent]))
 
 
-def test_an_earlier_one_without_a_row_is_run_when_the_one_with_the_row_finds_no_blocks() -> None:
-    """One row, and the tenant that is behind holds it; but its blocks are all with the other, who came earlier."""
+@pytest.mark.parametrize(("longer", "shorter"), [(200, 28), (196, 25), (180, 38)])
+def test_an_earlier_one_without_a_row_is_run_when_the_one_with_the_row_finds_no_blocks(
+    longer: int, shorter: int
+) -> None:
+    """One row, and the tenant that is behind has it; but all blocks are held, most by the other, who came earlier."""
     kind = EngineSettings(
         memory_bytes=1 << 20, kv_bytes=7 * 2048, slab_bytes=2048, step_tokens=400, max_num_seqs=1, poison=True
     )
-    sampling = Sampling(seed=1, max_tokens=60, temperature=1.0)
-    first = Submit(pid=1, model="model", prompt=[1] * 180, sampling=sampling, share=1)
-    second = Submit(pid=2, model="model", prompt=[2] * 16, sampling=sampling, share=2)
+    sampling = Sampling(seed=1, max_tokens=50, temperature=1.0)
+    first = Submit(pid=1, model="model", prompt=[1] * longer, sampling=sampling, share=1)
+    second = Submit(pid=2, model="model", prompt=[2] * shorter, sampling=sampling, share=2, counter=float(longer))
+    short_of_blocks = []
 
     def disturb(driver: Driver, step: int) -> None:
         if step == 1:
             driver.engine.submit(second)
+        short_of_blocks.append(table_of(driver.heard).wants.get(2) == "blocks")
 
     heard = driver(kind).run([first], between=disturb)
+    assert any(short_of_blocks)
     same(heard, alone(driver, [first, second]))
     baseline(heard)
 

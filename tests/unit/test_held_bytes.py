@@ -32,19 +32,19 @@ def engine(memory_bytes: int, opener=open_checkpoint) -> Engine:  # type: ignore
 
 
 def held(files: dict[str, str]) -> int:
-    return engine(64 << 20).load(Load(model="m@d/float32", files=files, dtype="float32")).held_bytes
+    return engine(64 << 20).load(Load(model="m@sha256:d/float32", files=files, dtype="float32")).held_bytes
 
 
 def test_a_budget_for_two_holds_two_and_a_third_lacks_exactly_what_one_holds(files: dict[str, str]) -> None:
     size = held(files)
     full = engine(8 * SLAB + 2 * size)
     for name in ("a", "b"):
-        assert full.load(Load(model=f"{name}@d/float32", files=files, dtype="float32")).held_bytes == size
+        assert full.load(Load(model=f"{name}@sha256:d/float32", files=files, dtype="float32")).held_bytes == size
     with pytest.raises(OutOfMemory, match=r"^the model c needs \d+ bytes and 0 of the budget") as short:
-        full.load(Load(model="c@d/float32", files=files, dtype="float32"))
+        full.load(Load(model="c@sha256:d/float32", files=files, dtype="float32"))
     assert 0 < short.value.missing_bytes <= size
-    full.unload("a@d/float32")
-    assert full.load(Load(model="c@d/float32", files=files, dtype="float32")).held_bytes == size
+    full.unload("a@sha256:d/float32")
+    assert full.load(Load(model="c@sha256:d/float32", files=files, dtype="float32")).held_bytes == size
 
 
 def test_the_width_that_is_asked_for_is_counted_before_anything_is_read(files: dict[str, str], tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_variant_that_does_not_fit_is_refused_before_it_is_made(
         raise AssertionError("a tensor was made without a grant")
 
     monkeypatch.setattr(variants._Changed, "read", made)
-    with pytest.raises(OutOfMemory, match="weights:toy@x needs"):
+    with pytest.raises(OutOfMemory, match="the model toy@x needs"):
         residency.load(load(store, "toy@x"), no_progress)
     assert residency._ledger.line("weights:toy@x") == 0 and list(residency.models) == ["toy"]
 

@@ -41,6 +41,7 @@ class Arrival:
     async def wait(self, model: Awaitable[Model]) -> None:
         """Raises what the model fails with, or what the process was ended with meanwhile."""
         coming = asyncio.ensure_future(model)
+        coming.add_done_callback(_retrieve)
         try:
             both: list[asyncio.Future[Any]] = [coming, self._failed]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -54,8 +55,7 @@ class Arrival:
             self.give_up()
             raise
         finally:
-            if not coming.cancel() and not coming.cancelled():
-                coming.exception()  # both at once: one of them was told
+            coming.cancel()
 
     def taken(self) -> None:
         """The process itself is about to stand in its place."""
@@ -90,3 +90,9 @@ class Arrival:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.give_up()
+
+
+def _retrieve(coming: asyncio.Future[Model]) -> None:
+    """Its error is told to who waits, or to nobody: the process was ended before."""
+    if not coming.cancelled():
+        coming.exception()

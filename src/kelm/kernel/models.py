@@ -196,7 +196,7 @@ class Models:
     def shelved(self) -> list[Resident]:
         """For room.py, as the next two."""
         return [
-            Resident(key, entry.model.info.held_bytes, entry.used_s, busy=self._busy(key))
+            Resident(key, entry.model.info.held_bytes, entry.used_s, busy=self._busy(key), base=entry.base)
             for key, entry in self._entries.items()
             if entry.model is not None
         ]
@@ -210,9 +210,6 @@ class Models:
         return self._entries[key].name
 
     async def evict(self, key: str) -> None:
-        """With the variants that lie on it."""
-        for over in [entry.key for entry in self._entries.values() if entry.base == key]:
-            await self.evict(over)
         model = self._entries[key].model
         assert model is not None
         log.info("model_evicted model=%s", model.name)
@@ -287,7 +284,7 @@ class Models:
             await self._helper.check(load.files)
             tokenizer = await asyncio.to_thread(Tokenizer.load, load.files)
             entry.say("waiting for its turn to be loaded")
-            info = await self._room.load(lambda: self._loads.load(load, entry.progress), entry.say)
+            info = await self._room.load(lambda: self._loads.load(load, entry.progress), entry.say, needs=base)
             entry.model = Model(manifest.name, manifest.created, tokenizer, load, info)
         except BaseException:
             self._entries.pop(key, None)

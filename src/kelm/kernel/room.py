@@ -34,7 +34,7 @@ class Shelf(Protocol):
     def name_of(self, key: str) -> str: ...
 
     async def evict(self, key: str) -> None:
-        """It must not be in use. Returns when its memory is free."""
+        """It must not be in use, and no other may lie on it. Returns when its memory is free."""
         ...
 
 
@@ -44,8 +44,11 @@ class Room:
         self._clock = clock
         self._turn = asyncio.Lock()
 
-    async def load(self, attempt: Callable[[], Awaitable[Loaded]], say: Callable[[str], None]) -> Loaded:
-        """The result of ``attempt``, tried again as long as evicting helps. ``say`` is told what is being waited for.
+    async def load(
+        self, attempt: Callable[[], Awaitable[Loaded]], say: Callable[[str], None], needs: str | None = None
+    ) -> Loaded:
+        """The result of ``attempt``, tried again as long as evicting helps. ``say`` is told what is being waited for;
+        ``needs``: key of a resident without which it can't be loaded.
 
         Raises what it raises; OutOfMemory with what is missing, and who has it.
         """
@@ -57,7 +60,7 @@ class Room:
             except OutOfMemory as error:
                 if not error.missing_bytes:
                     raise  # no other model has what it lacks
-                if self._victims(error.missing_bytes, idle=True) is None:
+                if self._if_idle(error.missing_bytes, needs) is None:
                     raise self._told(error, "evicting every other model would not be enough") from None
                 await self._others_idle(error, deadline_s, say)
 
@@ -70,7 +73,7 @@ class Room:
                 missing = error.missing_bytes
                 if not missing or self._victims(missing) is None:
                     raise
-            while missing > 0 and (victims := self._victims(missing)):
+            while missing > 0 and (victims := self._victims(missing)):  # others may come back to use meanwhile
                 held = {one.key: one.held_bytes for one in self._shelf.shelved()}
                 say(f"evicting {self._shelf.name_of(victims[0])}")
                 await self._shelf.evict(victims[0])
@@ -84,10 +87,12 @@ class Room:
                 raise self._told(error, f"waited {limits.ROOM_WAIT_S.value:.0f} s for it")
             await asyncio.sleep(_LOOK_S)
 
-    def _victims(self, missing_bytes: int, *, idle: bool = False) -> list[str] | None:
-        """``idle``: as if nobody used any."""
-        residents = self._shelf.shelved()
-        return to_evict([replace(one, busy=False) for one in residents] if idle else residents, missing_bytes)
+    def _victims(self, missing_bytes: int) -> list[str] | None:
+        return to_evict(self._shelf.shelved(), missing_bytes)
+
+    def _if_idle(self, missing_bytes: int, needs: str | None) -> list[str] | None:
+        """As if nobody used any but ``needs``."""
+        return to_evict([replace(one, busy=one.key == needs) for one in self._shelf.shelved()], missing_bytes)
 
     def _told(self, error: OutOfMemory, why: str) -> OutOfMemory:
         users = self._users()

@@ -182,7 +182,7 @@ class Residency:
 
 def _shown(command: Load) -> str:
     """The model as a user knows it, for messages."""
-    return f"the model {command.model.rpartition('@')[0] or command.model}"
+    return f"the model {command.model.partition('@sha256:')[0]}"
 
 
 def _weight_bytes(command: Load) -> int:
