@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kelm.compress.run import run
-from kelm.jobs.context import Context
+from kelm.context import Context
 from kelm.store import Store
 from kelm.testing.checkpoints import Shape, write_llama
 from kelm.wire.jobs import Compress, Progress

@@ -189,7 +189,7 @@ def test_a_quantized_model_is_not_rounded_again(job):
 @pytest.mark.parametrize(
     ("data", "name", "words"),
     [
-        (b"\xff", "a.txt", "a.txt: not UTF-8 at byte 1"),
+        (b"\xff", "a.txt", "a.txt:1: not UTF-8 at byte 1"),
         (b" \n", "a.txt", "there is no text in it"),
         (b"{", "a.jsonl", "a.jsonl:1: not JSON"),
         (b'{"text": "a", "label": "b"}', "a.jsonl", "rows are of kind classification"),
