@@ -79,7 +79,7 @@ def test_without_a_text_the_model_writes_one(job, monkeypatch):
     monkeypatch.setattr(texts, "SAMPLED_TOKENS", 24)
     first = job.run(bits=4, file=None)
     record = first["compression"]
-    assert record["text"] == "32 texts that tiny:latest writes"
+    assert record["text"] == "32 texts that tiny:latest samples, with fixed seeds"
     done = [one.done for one in job.progress]
     assert done == sorted(done) and done[-1] == 100
     assert job.run(bits=4, file=None) == first

@@ -76,15 +76,22 @@ def _show(result: dict[str, object], wanted: Wanted) -> None:
     record = msgspec.convert(result["compression"], Compression)
     name = Name.parse(str(result["model"])).short
     if wanted.out is not None:
-        from kelm.compress import picture
-        from kelm.store import atomic
-
-        atomic.write_file(wanted.out, picture.png(name, record))
+        _draw(wanted.out, name, record)
     if wanted.as_json:
         print_json(result)
         return
     print_record(record)
     print(f"\n{name} is served" + (f"; the picture is in {wanted.out}" if wanted.out else ""))
+
+
+def _draw(out: Path, name: str, record: Compression) -> None:
+    from kelm.compress import picture
+    from kelm.store import atomic
+
+    try:
+        atomic.write_file(out, picture.png(name, record))
+    except OSError as error:
+        raise InvalidRequest(f"{out} can't be written: {error.strerror}") from None
 
 
 def _read(path: Path) -> str:

@@ -61,7 +61,7 @@ def sampled(llm: LLM, report: Callable[[int, int], None]) -> Tokens:
             seed=batch, n=SAMPLED_AT_ONCE, max_tokens=min(SAMPLED_TOKENS, llm.info.max_context_tokens - 1),
         )  # fmt: skip
         made += [[start, *one.token_ids] for one in llm.generate([[start]], params)]
-    return Tokens(f"{len(made)} texts that {llm.name} writes", tuple(made))
+    return Tokens(f"{len(made)} texts that {llm.name} samples, with fixed seeds", tuple(made))
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:

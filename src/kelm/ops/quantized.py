@@ -78,7 +78,7 @@ def unpack(packed: Tensor, bits: int) -> Tensor:
 def pack(values: Tensor, bits: int) -> Tensor:
     """uint8 [out, in] below 2 ** bits -> uint8 [out, bytes], each row padded with zeros to whole int32 words."""
     a_word = _WORD_BYTES * 8 // bits
-    values = functional.pad(values, (0, -values.shape[1] % a_word))
+    values = functional.pad(values, (0, -values.shape[1] % a_word)).contiguous()
     if bits == 8:
         return values
     assert bits == 4, bits
