@@ -146,11 +146,23 @@ async def test_one_at_a_time_in_order_and_a_bounded_queue(tmp_path: Path, monkey
         with pytest.raises(Overloaded, match="2 jobs wait already"):
             await submit(jobs)
         assert [job.record.state for job in (first, second, third)] == ["running", "queued", "queued"]
+        why = [jobs.why(job.pid) for job in (first, second, third)]
+        assert [row["waits_for"] for row in why] == [None, "job", "job"]
+        assert [row["ahead"] for row in why] == [0, 1, 2] and "2 are ahead of it" in why[2]["text"]
         assert await jobs.cancel(second.pid) == "cancelled"
         (folder(tmp_path, first) / "go").touch()
         assert (await ended(first))["state"] == (await ended(third))["state"] == "done"
         assert not (folder(tmp_path, second) / "starts").exists(), "a job cancelled in the queue never began"
         assert await jobs.cancel(first.pid) == "done", "an end is final"
+
+
+async def test_why_a_job_failed(tmp_path: Path) -> None:
+    async with daemon(tmp_path) as jobs:
+        job = await submit(jobs, fail_at=1)
+        await ended(job)
+        assert "add one" in jobs.why(job.pid)["text"]
+        with pytest.raises(NotFound):
+            jobs.why(job.pid + 1)
 
 
 async def test_cancelled_while_it_runs(tmp_path: Path) -> None:

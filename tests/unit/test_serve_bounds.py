@@ -30,6 +30,7 @@ REQUIRED: dict[str, Any] = {
     "documents": ["a"],
     "tokens": [1],
     "spec": {"kind": "tune", "base": "toy", "variant": "v", "file": "rows.csv"},
+    "priority": 1,
 }
 
 

@@ -23,6 +23,10 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+key_app = typer.Typer(help="Give tenants their API keys.", no_args_is_help=True)
+app.add_typer(key_app, name="key")
+cluster_app = typer.Typer(help="Several machines: one model over them, or the same one on each.", no_args_is_help=True)
+app.add_typer(cluster_app, name="cluster")
 
 
 def main() -> NoReturn:
@@ -63,7 +67,13 @@ Models = Annotated[
 ]
 Variant = Annotated[str, typer.Argument(metavar="MODEL", help="model@variant", autocompletion=_models)]
 Json = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
+Pid = Annotated[int, typer.Argument(metavar="PID", help="as `kelm ps` shows it")]
 Value = str | None
+Nodes = Annotated[int | None, typer.Option("--nodes", metavar="N", help="so many equal nodes [2]")]
+Described = Annotated[
+    list[str] | None,
+    typer.Option("--node", metavar="NODE", help="NAME,power=8,bandwidth=1,memory=2GiB; again for more"),
+]
 
 
 @app.callback()
@@ -126,23 +136,43 @@ def shutdown() -> None:
 def ps(
     models: Annotated[bool, typer.Option("--models", help="the models in memory instead of the requests")] = False,
     all_: Annotated[bool, typer.Option("--all", "-a", help="jobs that have ended too")] = False,
+    tenants: Annotated[bool, typer.Option("--tenants", help="the tenants and their shares instead")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the running requests and jobs, or loaded models.
+    """List the running requests and jobs, loaded models, or tenants.
 
-    Models in memory with --models, the requests being answered and the jobs at work without.
+    Models in memory with --models, tenants' shares with --tenants; the requests being answered and the jobs at work
+    without.
     """
     from kelm.cli import running
 
-    running.ps(models, all_, as_json)
+    running.ps("models" if models else "tenants" if tenants else "processes", all_, as_json)
 
 
 @app.command()
-def cancel(pid: Annotated[int, typer.Argument(metavar="PID", min=1, help="of `kelm ps`")]) -> None:
+def cancel(pid: Pid) -> None:
     """End a process: a running answer, or a job."""
     from kelm.cli import running
 
     running.cancel(pid)
+
+
+@app.command()
+def why(pid: Pid, as_json: Json = False) -> None:
+    """Say what a request does or waits for."""
+    from kelm.cli import running
+
+    running.why(pid, as_json)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def nice(
+    pid: Pid, priority: Annotated[int, typer.Argument(metavar="N", help="lower is earlier; a request's own is 0")]
+) -> None:
+    """Change the priority of a request while it runs."""
+    from kelm.cli import running
+
+    running.nice(pid, priority)
 
 
 @app.command()
@@ -347,7 +377,7 @@ def compress(
     compressing.compress(spec, compressing.Wanted(text, out, wait, as_json))
 
 
-@app.command("eval", hidden=True)
+@app.command("eval")
 def eval_(
     model: Model,
     task: Annotated[Path, typer.Argument(metavar="TASK", help="a JSON Lines file", exists=True, dir_okay=False)],
@@ -364,6 +394,23 @@ def eval_(
     from kelm.cli import evaluating
 
     evaluating.evaluate(model, task, evaluating.Wanted(out, limit, max_tokens, as_json))
+
+
+@app.command()
+def support(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="with desk.yaml", exists=True, file_okay=False)],
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="listen here")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", help="listen here; 0 takes a free one")] = 8440,
+    tune: Annotated[bool, typer.Option("--tune", help="make the intent classifier first, if it is missing")] = False,
+) -> None:
+    """Answer customers on a web page.
+
+    FOLDER holds what the desk knows: articles, templates, examples of questions. Starts the daemon if none runs. What
+    it can't answer goes to a person at /desk.
+    """
+    from kelm.cli import support as desk
+
+    desk.support(folder, host, port, tune)
 
 
 @app.command("logs")
@@ -398,3 +445,93 @@ def config_show(as_json: Json = False) -> None:
     from kelm.cli import report
 
     report.config_show(as_json)
+
+
+@key_app.command("create")
+def key_create(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="who it is for")],
+    weight: Annotated[
+        int | None, typer.Option("--weight", metavar="W", help="of the tenant's share; for all of its keys [1]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make an API key for a tenant. It is shown once.
+
+    A running daemon knows it at once. From the first key on its doors need one.
+    """
+    from kelm.cli import keys
+
+    keys.create(tenant, weight, as_json)
+
+
+@key_app.command("list")
+def key_list(as_json: Json = False) -> None:
+    """List the keys: whose, since when, revoked or not."""
+    from kelm.cli import keys
+
+    keys.list_(as_json)
+
+
+@key_app.command("revoke")
+def key_revoke(
+    key: Annotated[str, typer.Argument(metavar="ID", help="as `kelm key list` shows it")],
+) -> None:
+    """Make a key worthless, at once."""
+    from kelm.cli import keys
+
+    keys.revoke(key)
+
+
+@cluster_app.command("plan")
+def cluster_plan(model: Model, nodes: Nodes = None, node: Described = None, as_json: Json = False) -> None:
+    """Say which node would compute which layers.
+
+    Powers are in GFLOP/s, bandwidths in GB/s (or in one unit for all nodes). The plan makes the slowest node as early
+    as it can be, and keeps to every node's memory.
+    """
+    from kelm.cli import cluster
+
+    cluster.plan(model, cluster.Nodes(nodes, node or []), as_json)
+
+
+@cluster_app.command("run")
+def cluster_run(
+    model: Model,
+    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="[standard input]")] = None,
+    nodes: Nodes = None,
+    node: Described = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", help="of the answer")] = 256,
+    temperature: Annotated[float | None, typer.Option("--temperature", metavar="T", help="[the model's own]")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="the same tokens again [a fresh one]")] = None,
+) -> None:
+    """Answer one prompt with a model that is split over processes.
+
+    Each holds only its layers; `kelm cluster plan` says which. The answer is what one process would give.
+    """
+    from kelm.cli import cluster
+
+    cluster.run(model, prompt, cluster.Nodes(nodes, node or []), cluster.Answer(max_tokens, temperature, seed))
+
+
+@cluster_app.command("serve")
+def cluster_serve(
+    model: Model,
+    replicas: Annotated[int, typer.Option("--replicas", metavar="N", help="each on a node of its own")] = 2,
+    host: Annotated[Value, typer.Option(metavar="ADDRESS", help="listen here [127.0.0.1]")] = None,
+    port: Annotated[Value, typer.Option(metavar="N", help="listen here; 0 takes a free one [8420]")] = None,
+    dtype: Annotated[Value, typer.Option(metavar="TYPE", help="auto, float32, bfloat16, float16 [auto]")] = None,
+    threads: Annotated[Value, typer.Option(metavar="N", help="of all replicas together [what there are]")] = None,
+    memory: Annotated[Value, typer.Option(metavar="SIZE", help="of all replicas together [70%]")] = None,
+    api_key: Annotated[Value, typer.Option(metavar="KEY", help="clients must send it [none]")] = None,
+    drain_s: Annotated[Value, typer.Option(metavar="SECONDS", help="for unfinished requests at the end [5]")] = None,
+    log_level: Annotated[Value, typer.Option(metavar="LEVEL", help="debug, info, warning, error [info]")] = None,
+) -> None:
+    """Serve a model from several daemons, on nodes of a local Ray.
+
+    Requests with the same beginning go to the same replica. When one dies, its streams go on at another one: nothing is
+    lost, and nothing comes twice.
+    """
+    from kelm.cli import cluster
+
+    flags = {name: value for name, value in locals().items() if name not in ("model", "replicas", "cluster")}
+    cluster.serve(flags, model, replicas)

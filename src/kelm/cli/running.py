@@ -1,33 +1,37 @@
-"""Commands about what the daemon runs: ps, cancel, stop."""
+"""Commands about what the daemon runs: ps, cancel, nice, why, stop."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from kelm.cli.client import Json, find
 from kelm.cli.tables import count, print_json, print_table, size
 from kelm.config import load_settings
 from kelm.store import Name
 
+Kind = Literal["processes", "models", "tenants"]
 
-def ps(models: bool, ended: bool, as_json: bool) -> None:
+COLUMNS: dict[Kind, tuple[str, ...]] = {
+    "processes": (
+        *("PID", "MODEL", "KIND", "STATE", "PRIORITY", "TENANT", "EXECUTOR", "PROMPT", "CACHED", "GENERATED"),
+        *("SECONDS", "PROGRESS"),
+    ),
+    "models": ("MODEL", "STATE", "EXECUTOR", "DTYPE", "PARAMETERS", "WEIGHTS", "SHARED", "CONTEXT", "REQUESTS"),
+    "tenants": ("TENANT", "WEIGHT", "RUNNING", "PARKED", "PAUSED", "QUEUED", "TOKENS", "WANTED", "SERVED"),
+}
+
+
+def ps(kind: Kind, ended: bool, as_json: bool) -> None:
     """``ended``: jobs that have ended too."""
-    kind = "models" if models else "processes"
     client = find(load_settings())
     rows = client.call("GET", f"/admin/{kind}")[kind]
-    if ended and not models:
+    if ended and kind == "processes":
         rows = _merged(rows, client.call("GET", "/admin/jobs")["jobs"])
     if as_json:
         print_json(rows)
-    elif models:
-        model_columns = (
-            *("MODEL", "STATE", "EXECUTOR", "DTYPE", "PARAMETERS", "WEIGHTS", "SHARED", "CONTEXT", "REQUESTS"),
-        )
-        print_table(model_columns, [_model(row) for row in rows])
-    else:
-        columns = (
-            *("PID", "MODEL", "KIND", "STATE", "EXECUTOR", "PROMPT", "CACHED", "GENERATED", "SECONDS", "TENANT"),
-            "PROGRESS",
-        )
-        print_table(columns, [_process(row) for row in rows])
+        return
+    line = {"processes": _process, "models": _model, "tenants": _tenant}[kind]
+    print_table(COLUMNS[kind], [line(row) for row in rows])
 
 
 def cancel(pid: int) -> None:
@@ -47,6 +51,16 @@ def progress_of(row: Json) -> str:
     return "  ".join(part for part in (share, progress["note"], *figures) if part)
 
 
+def nice(pid: int, priority: int) -> None:
+    row = find(load_settings()).call("POST", f"/admin/processes/{pid}/nice", {"priority": priority})
+    print(f"process {pid} has priority {row['priority']}")
+
+
+def why(pid: int, as_json: bool) -> None:
+    row = find(load_settings()).call("GET", f"/admin/processes/{pid}/why")
+    print_json(row) if as_json else print(row["text"])
+
+
 def stop(model: str) -> None:
     """A variant needs its base's weights: they go together."""
     gone = find(load_settings()).call("POST", "/admin/models/unload", {"model": model})["unloaded"]
@@ -60,12 +74,13 @@ def _process(row: Json) -> tuple[object, ...]:
         Name.parse(row["model"]).short,
         row["kind"],
         row["state"],
+        row["priority"],
+        row["tenant"],
         row["executor"],
         row["prompt_tokens"],
         row["cached_tokens"],
         row["generated_tokens"],
         round(row["seconds"], 1),
-        row["tenant"],
         progress_of(row),
     )
 
@@ -73,6 +88,12 @@ def _process(row: Json) -> tuple[object, ...]:
 def _merged(processes: list[Json], jobs: list[Json]) -> list[Json]:
     by_pid = {row["pid"]: row for row in (*processes, *jobs)}
     return [by_pid[pid] for pid in sorted(by_pid)]
+
+
+def _tenant(row: Json) -> tuple[object, ...]:
+    counts = (row[state] for state in ("running", "parked", "paused", "queued"))
+    shares = (None if row[share] is None else f"{row[share]:.0%}" for share in ("share_wanted", "share_served"))
+    return (row["tenant"], row["weight"], *counts, row["served_tokens"], *shares)
 
 
 def _model(row: Json) -> tuple[object, ...]:

@@ -15,7 +15,6 @@ from kelm.cli.tables import ago, print_json, print_table, size
 from kelm.clock import SYSTEM
 from kelm.errors import InvalidRequest
 from kelm.store import History, Name, Version
-from kelm.store.additions import overrides_in
 
 
 def versions(variant: str, as_json: bool) -> None:
@@ -29,6 +28,8 @@ def versions(variant: str, as_json: bool) -> None:
 
 
 def update(variant: str, delta: Path, note: str, parent: int | None, publish: bool) -> None:
+    from kelm.store.additions import overrides_in
+
     store = open_store()
     name = Name.parse(variant)
     if name.variant is None or name.version is not None:

@@ -74,6 +74,7 @@ class BackgroundJob:
             "pid": record.pid,
             "request_id": record.request_id,
             "tenant": record.tenant,
+            "priority": None,
             "model": record.model,
             "kind": record.kind,
             "executor": None,
@@ -94,3 +95,29 @@ class BackgroundJob:
             "os_pid": None if self.child is None else self.child.os_pid,
             "spec": {"kind": record.kind, **asdict(saved.spec)},
         }
+
+    def why(self, ahead: int) -> Row:
+        """For `kelm why`: pid, model, kind, state, waits_for (None or job), ahead (jobs before it), deaths, text."""
+        record, saved = self.record, self.saved
+        waits_for = "job" if record.state == "queued" else None
+        return {
+            "pid": record.pid,
+            "model": record.model,
+            "kind": record.kind,
+            "state": record.state,
+            "waits_for": waits_for,
+            "ahead": ahead,
+            "deaths": saved.deaths,
+            "text": f"Job {record.pid} ({record.kind} of {record.model}) is {record.state}: {self._reason(ahead)}.",
+        }
+
+    def _reason(self, ahead: int) -> str:
+        saved, state = self.saved, self.record.state
+        died = f"; its process died {saved.deaths} times and went on from its checkpoint" if saved.deaths else ""
+        if state == "queued":
+            return f"it waits for its turn, jobs run one after another and {ahead} are ahead of it{died}"
+        if state == "running":
+            progress = saved.progress
+            far = "" if progress is None else f", {progress.done} of {progress.total} done ({progress.note})"
+            return f"it runs on {saved.threads} threads whenever nothing else needs them{far}{died}"
+        return saved.error.message.rstrip(".") if saved.error is not None else f"it has ended{died}"

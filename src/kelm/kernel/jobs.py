@@ -84,6 +84,12 @@ class Jobs:
         """Unfinished jobs, and those that have ended too if ``ended``; job.BackgroundJob.row has the keys."""
         return [job.row() for job in self._jobs.values() if ended or not job.record.finished]
 
+    def why(self, pid: int) -> Row:
+        """Raises NotFound."""
+        job = self.get(pid)
+        ahead = sum(other.pid < pid and not other.record.finished for other in self._jobs.values())
+        return job.why(ahead)
+
     async def read_log(self, pid: int, offset: int) -> Row:
         """``text`` from ``offset`` on, ``next`` offset, ``state``; in an end state with no text there is no more."""
         job = self.get(pid)

@@ -3,15 +3,16 @@
     resolve(name) ─► manifest ─► quarantine check ─► tokenizer ─► Load ─► Loaded ─► Model
                      (store)     (text helper)       (thread)     (worker)
 
-Whoever asks for a model that is on its way waits for the same load. A load that fails is an error of those who
-asked for it; the daemon and the others go on. A variant brings its base in first, and the base stays as long as it
-does. What no name stands for any more leaves when nobody runs on it.
+Whoever asks for a model that is on its way waits for the same load; it may have to wait for memory (room.py). A load
+that fails is an error of those who asked for it; the daemon and the others go on. A variant brings its base in first,
+and the base stays as long as it does. What no name stands for any more leaves when nobody runs on it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -19,6 +20,9 @@ from kelm import limits
 from kelm.clock import Clock
 from kelm.errors import KelmError, ModelNotFound, Unavailable
 from kelm.kernel.loads import Loads
+from kelm.kernel.room import Room
+from kelm.observe.metrics import Metrics
+from kelm.sched.eviction import Resident
 from kelm.store.manifest import Manifest
 from kelm.store.names import Name
 from kelm.store.store import Store
@@ -30,6 +34,20 @@ from kelm.wire.messages import Load, Loaded
 log = logging.getLogger(__name__)
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+Users = Callable[[str], object]
+"""Key of a model -> something true while a process needs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """What a name stands for at a moment."""
+
+    name: str
+    """As it was given."""
+    key: str
+    manifest: Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +93,13 @@ class Entry:
     """Since when no name has stood for it; monotonic."""
     done_bytes: int = 0
     total_bytes: int = 0
+    phase: str = "reading its files"
+    """What a model that isn't resident waits for."""
+    used_s: float = 0.0
+    """When somebody last asked for it; monotonic."""
+
+    def say(self, phase: str) -> None:
+        self.phase, self.done_bytes, self.total_bytes = phase, 0, 0
 
     def progress(self, done_bytes: int, total_bytes: int) -> None:
         self.done_bytes, self.total_bytes = done_bytes, total_bytes
@@ -83,7 +108,12 @@ class Entry:
 class Models:
     """Runs on the event loop; what may block goes to a thread, what may hang to the helper."""
 
-    def __init__(self, store: Store, helper: TextHelper, loads: Loads, dtype: str, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, helper: TextHelper, loads: Loads, dtype: str, users: Users, metrics: Metrics, clock: Clock
+    ) -> None:
+        self._users = users
+        self._metrics = metrics
+        self._room = Room(self, clock)
         self._store = store
         self._helper = helper
         self._loads = loads
@@ -98,10 +128,29 @@ class Models:
 
         Raises ModelNotFound with near matches, ModelFormatError, UnsupportedModel, OutOfMemory, WorkerFailed.
         """
+        return await self.bring(await self.locate(name))
+
+    async def locate(self, name: str) -> Located:
+        """Which model ``name`` is now. Raises ModelNotFound with near matches."""
         manifest = await asyncio.to_thread(self._store.resolve, name)
-        model = await self._resident(manifest)
-        self._names[str(Name.parse(name))] = model.key
+        return Located(name, self._key(manifest), manifest)
+
+    async def bring(self, located: Located) -> Model:
+        """The model, brought in first when it isn't resident. Raises as ``resolve``, ModelNotFound apart."""
+        model = await self._resident(located.manifest)
+        self._names[str(Name.parse(located.name))] = model.key
+        self.used(model.key)
         return model
+
+    def used(self, key: str) -> None:
+        """Somebody asked for it, or is done with it."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            entry.used_s = self._clock.monotonic_s()
+            self.used(entry.base or "")
+
+    def entry(self, key: str) -> Entry | None:
+        return self._entries.get(key)
 
     def find(self, name: str) -> Model:
         """The resident model that ``name`` was last resolved to, or whose own name it is. Raises ModelNotFound when it
@@ -144,6 +193,32 @@ class Models:
             await self._loads.unload(model.key)
             log.info("model_unloaded model=%s", model.name)
 
+    def shelved(self) -> list[Resident]:
+        """For room.py, as the next two."""
+        return [
+            Resident(key, entry.model.info.held_bytes, entry.used_s, busy=self._busy(key))
+            for key, entry in self._entries.items()
+            if entry.model is not None
+        ]
+
+    def _busy(self, key: str) -> bool:
+        """Somebody runs on it, or on a variant of it, or such a variant is on its way."""
+        over = [entry for entry in self._entries.values() if entry.base == key]
+        return bool(self._users(key)) or any(entry.model is None or self._users(entry.key) for entry in over)
+
+    def name_of(self, key: str) -> str:
+        return self._entries[key].name
+
+    async def evict(self, key: str) -> None:
+        """With the variants that lie on it."""
+        for over in [entry.key for entry in self._entries.values() if entry.base == key]:
+            await self.evict(over)
+        model = self._entries[key].model
+        assert model is not None
+        log.info("model_evicted model=%s", model.name)
+        self._metrics.evictions.labels(_series(model.name)).inc()
+        await self.unload(model)
+
     def superseded(self) -> list[Model]:
         """Called regularly: resident models that no name has stood for and no variant has lain on for
         limits.SUPERSEDED_S; a request that was given one is on its way no longer than that."""
@@ -176,7 +251,7 @@ class Models:
     async def _bring_back(self, model: Model) -> None:
         """Somebody may unload it meanwhile."""
         if model.key in self._entries:
-            await self._loads.load(model.load, self._entries[model.key].progress)
+            await self._loads.load(model.load, self._entries[model.key].progress, again=True)
         if model.key not in self._entries:
             await self._loads.unload(model.key)
 
@@ -203,25 +278,34 @@ class Models:
     async def _bring_in(self, key: str, manifest: Manifest) -> Model:
         base = self._key(manifest.base) if isinstance(manifest, Variant) else None
         entry = self._entries[key] = Entry(manifest.name, key, self._clock.wall_s(), base)
+        entry.used_s = self._clock.monotonic_s()
         try:
             if isinstance(manifest, Variant):
+                entry.say(f"waiting for {manifest.base.name}, on which it lies")
                 await self._resident(manifest.base)
             load = await asyncio.to_thread(self._command, key, base, manifest)
             await self._helper.check(load.files)
             tokenizer = await asyncio.to_thread(Tokenizer.load, load.files)
-            info = await self._loads.load(load, entry.progress)
+            entry.say("waiting for its turn to be loaded")
+            info = await self._room.load(lambda: self._loads.load(load, entry.progress), entry.say)
             entry.model = Model(manifest.name, manifest.created, tokenizer, load, info)
         except BaseException:
             self._entries.pop(key, None)
             raise
         finally:
             del self._arrivals[key]
+        self._metrics.loads.labels(_series(entry.name)).inc()
         log.info("model_loaded model=%s executor=%s seconds=%.2f", entry.name, info.executor, info.seconds)
         return entry.model
 
     def _command(self, key: str, base: str | None, manifest: Manifest) -> Load:
         files, layers = self._store.paths(manifest), list(self._store.layer_paths(manifest))
         return Load(model=key, files=files, dtype=self._dtype, base=base, layers=layers)
+
+
+def _series(name: str) -> str:
+    """For metrics: all versions of a variant are one."""
+    return str(Name.parse(name).unpinned)
 
 
 def _covers(wanted: Name, name: Name) -> bool:

@@ -62,11 +62,10 @@ class LLM:
             max_num_seqs=chosen.max_num_seqs,
             step_tokens=chosen.step_tokens,
         )
-        self._engine = Engine(engine_settings, open_checkpoint, self._runner.report)
         self._own = _own_defaults(files)
         self._grammar = (Path(files[GRAMMAR]).read_text("utf-8").strip() or None) if GRAMMAR in files else None
         self._base = manifest.base.name if isinstance(manifest, Variant) else None
-        self.info = self._load(store, manifest, _dtype(chosen.dtype))
+        self._engine, self.info = self._bring_up(_loads(store, manifest, _dtype(chosen.dtype)), engine_settings)
 
     def generate(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[Completion]:
         """Continue each prompt (text, or token ids). With n > 1 each prompt's choices follow one another."""
@@ -123,13 +122,10 @@ class LLM:
         with self._lock:
             self._engine.unload(self._base or self.name)
 
-    def _load(self, store: Store, manifest: Manifest, dtype: Dtype) -> Loaded:
-        """A variant's base first: it lies on it."""
-        base = None
-        if isinstance(manifest, Variant):
-            base = self._load(store, manifest.base, dtype).model
-        files, layers = store.paths(manifest), list(store.layer_paths(manifest))
-        return self._engine.load(Load(model=manifest.name, files=files, dtype=dtype, base=base, layers=layers))
+    def _bring_up(self, loads: Sequence[Load], settings: EngineSettings) -> tuple[Engine, Loaded]:
+        """An engine with the model in it, in this process. ``loads``: of the model, behind that of its base."""
+        engine = Engine(settings, open_checkpoint, self._runner.report)
+        return engine, [engine.load(load) for load in loads][-1]
 
     def _run(self, asks: list[Ask]) -> list[Completion]:
         with self._lock:
@@ -183,6 +179,14 @@ def _find(store: Store, model: str) -> Manifest:
         if "/" not in model or Name.parse(model).variant is not None:
             raise
         return store.pull(model)
+
+
+def _loads(store: Store, manifest: Manifest, dtype: Dtype) -> list[Load]:
+    """What brings it into an engine; a variant's base first: it lies on it."""
+    below = _loads(store, manifest.base, dtype) if isinstance(manifest, Variant) else []
+    base = below[-1].model if below else None
+    files, layers = store.paths(manifest), list(store.layer_paths(manifest))
+    return [*below, Load(model=manifest.name, files=files, dtype=dtype, base=base, layers=layers)]
 
 
 def _own_defaults(files: Mapping[str, str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from kelm.models.batch import Batch, KVGroup
 from kelm.models.info import ModelInfo
 from kelm.models.linear import Layer, linear, logits, plain
+from kelm.models.part import Part
 from kelm.models.spec import DecoderSpec, LayerSpec
 from kelm.ops import paged
 from kelm.ops import reference as ops
@@ -32,16 +33,17 @@ _Kind = TypeVar("_Kind")
 class LoadedDecoder:
     """A decoder with its weights; after ``attach`` it is an Executor (batch.py).
 
-    ``weights``: slot names of layout.py -> tensors; linears may be quantized.
+    ``weights``: slot names of layout.py -> tensors; linears may be quantized. With a ``part`` of the layers it is one
+    stage of several: ``stream`` takes what the stage before made of a batch, ``logits`` is for the last one.
     """
 
     name = "torch"
 
-    def __init__(self, spec: DecoderSpec, weights: Layer, info: ModelInfo) -> None:
-        self.spec, self.info = spec, info
-        self.groups: tuple[KVGroup, ...] = spec.kv_groups()
+    def __init__(self, spec: DecoderSpec, weights: Layer, info: ModelInfo, part: Part | None = None) -> None:
+        self.spec, self.info, self.part = spec, info, part or spec.whole()
+        self.groups: tuple[KVGroup, ...] = spec.kv_groups(part)
         self._weights = weights
-        self._layers = [sub(weights, f"layers.{n}.") for n in range(len(spec.layers))]
+        self._layers = {n: sub(weights, f"layers.{n}.") for n in self.part.layers}
         self._place = {n: (g, i) for g, group in enumerate(self.groups) for i, n in enumerate(group.layers)}
         self._turns = {layer.rope: RopeTable(layer.rope, spec.head_dim) for layer in spec.layers if layer.rope}
         self._kv: tuple[Tensor, ...] = ()
@@ -54,7 +56,7 @@ class LoadedDecoder:
     @property
     def dtype(self) -> torch.dtype:
         """Of activations and KV."""
-        return self._weights["embed.weight"].dtype
+        return self._layers[self.part.layers.start]["qkv.weight"].dtype
 
     def attach(self, kv: Sequence[Tensor]) -> None:
         """Give each KV group its blocks: [slabs, blocks_per_slab, layers, kv_heads, 2, block_tokens, head_dim]."""
@@ -64,13 +66,20 @@ class LoadedDecoder:
             assert paged.KV_TILE % got[5] == 0, f"block_tokens {got[5]} does not divide {paged.KV_TILE}"
         self._kv = tuple(kv)
 
-    @torch.inference_mode()
     def forward(self, batch: Batch) -> NDArray[np.float32]:
         """[R, vocab] logits for ``batch.logit_rows``."""
-        rows = batch.logit_rows
         if not len(batch.tokens):
             return np.zeros((0, self.spec.vocab), dtype=np.float32)
-        x = deque(self.states(batch), maxlen=1).pop()
+        return self.logits(self.stream(batch), batch.logit_rows)
+
+    @torch.inference_mode()
+    def stream(self, batch: Batch, x: Tensor | None = None) -> Tensor:
+        """The residual stream behind the last layer, [T padded, hidden] float32; ``x`` as in ``states``."""
+        return deque(self.states(batch, x), maxlen=1).pop()
+
+    @torch.inference_mode()
+    def logits(self, x: Tensor, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[len(rows), vocab] of these rows of the residual stream behind the model's last layer."""
         if not len(rows):
             return np.zeros((0, self.spec.vocab), dtype=np.float32)
         picked = x[torch.from_numpy(padded(rows))]
@@ -85,24 +94,30 @@ class LoadedDecoder:
     def forget(self, seq: int) -> None:
         """Nothing to do: caches are in the arena."""
 
-    def states(self, batch: Batch) -> Iterator[Tensor]:
-        """The residual stream before the first layer and after each, [T padded, hidden] float32; T is at least 1."""
+    def states(self, batch: Batch, x: Tensor | None = None) -> Iterator[Tensor]:
+        """The residual stream before the first layer and after each, [T padded, hidden] float32; T is at least 1.
+
+        ``x``: the first of them, as the stage before made it; None where this one has the embedding.
+        """
         position = np.zeros(len(batch.tokens), dtype=np.int64)
         for s in batch.spans:
             position[s.start : s.start + s.length] = np.arange(s.context, s.context + s.length)
         positions = torch.from_numpy(padded(position))
-        x = ops.embedding(
-            torch.from_numpy(padded(batch.tokens)), plain(self._weights, "embed.weight"), self.spec.embedding_scale
-        )
-        if self.spec.learned_positions:
-            x = x + ops.embedding(positions, plain(self._weights, "positions.weight"))
+        x = self._embed(batch, positions) if x is None else x
         turns = {rope: table.at(positions) for rope, table in self._turns.items()}
         plans = self._plans(batch)
         yield x
-        for number, (layer, weights) in enumerate(zip(self.spec.layers, self._layers, strict=True)):
-            x = x + self._attention(number, layer, weights, x, turns, plans)
+        for number, weights in self._layers.items():
+            x = x + self._attention(number, self.spec.layers[number], weights, x, turns, plans)
             x = x + self._mlp(weights, x)
             yield x
+
+    def _embed(self, batch: Batch, positions: Tensor) -> Tensor:
+        tokens, table = torch.from_numpy(padded(batch.tokens)), plain(self._weights, "embed.weight")
+        x = ops.embedding(tokens, table, self.spec.embedding_scale)
+        if self.spec.learned_positions:
+            x = x + ops.embedding(positions, plain(self._weights, "positions.weight"))
+        return x
 
     def _plans(self, batch: Batch) -> list[paged.Plan]:
         plans = []

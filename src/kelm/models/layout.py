@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kelm.models.part import Part
 from kelm.models.spec import DecoderSpec
 
 
@@ -58,19 +59,22 @@ class Layout:
     """Ends of tensor names that may be there and hold nothing of the model."""
 
 
-def slots(spec: DecoderSpec, layout: Layout, prefix: str) -> dict[str, Slot]:
-    """Every tensor of the model."""
-    make = _Slots(spec, layout)
-    found = {"embed.weight": Slot((f"{prefix}{layout.embed}.weight",), ((spec.vocab, spec.hidden),))}
-    if spec.learned_positions:
+def slots(spec: DecoderSpec, layout: Layout, prefix: str, part: Part | None = None) -> dict[str, Slot]:
+    """Every tensor of the model, or of a part of it."""
+    make, part = _Slots(spec, layout), part or spec.whole()
+    found: dict[str, Slot] = {}
+    if part.first or (part.last and spec.tied):
+        found["embed.weight"] = Slot((f"{prefix}{layout.embed}.weight",), ((spec.vocab, spec.hidden),))
+    if part.first and spec.learned_positions:
         found["positions.weight"] = Slot(
             (f"{prefix}{layout.positions}.weight",), ((spec.learned_positions, spec.hidden),)
         )
-    for number in range(len(spec.layers)):
+    for number in part.layers:
         start = prefix + layout.layer.format(number)
         found |= {f"layers.{number}.{name}": slot for name, slot in make.layer(start).items()}
-    found |= make.norm("final_norm", prefix + layout.final_norm, spec.hidden)
-    if not spec.tied:
+    if part.last:
+        found |= make.norm("final_norm", prefix + layout.final_norm, spec.hidden)
+    if part.last and not spec.tied:
         found["head.weight"] = Slot((f"{layout.head}.weight",), ((spec.vocab, spec.hidden),), linear=True)
     return found
 

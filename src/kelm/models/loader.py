@@ -18,8 +18,10 @@ from kelm.models.families import find_family
 from kelm.models.fields import Fields, read_json
 from kelm.models.info import ModelInfo
 from kelm.models.layout import Slot, slots
+from kelm.models.part import Part
 from kelm.models.quantization import FIELD, Quantization, read_quantization
 from kelm.models.sentence import mask_token, read_sentence
+from kelm.models.spec import DecoderSpec
 from kelm.models.weights import DTYPES, Checkpoint, Progress, parameters, weight_bytes
 from kelm.ops.quantized import Weight
 
@@ -42,21 +44,73 @@ class Plan:
     """What other classes of the same model call its tensors -> what this checkpoint does."""
     make: Callable[[Mapping[str, Weight], torch.dtype], Model]
 
+    def check(self, dtype: str) -> torch.dtype:
+        """Every check that reads no tensor. The precision: ``dtype``, or for auto that of the first slot. Raises
+        ModelFormatError."""
+        self.checkpoint.check(self.wanted, self.unused)
+        first = next(iter(self.wanted.values())).names[0]
+        return self.checkpoint.dtype(first) if dtype == "auto" else DTYPES[dtype]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderPlan(Plan):
+    """One whose layers may be read by themselves."""
+
+    spec: DecoderSpec
+    slots_of: Callable[[Part | None], Mapping[str, Slot]]
+    make_part: Callable[[Mapping[str, Weight], torch.dtype, Part | None], LoadedDecoder]
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A checked decoder whose weights have not been read."""
+
+    plan: DecoderPlan
+    dtype: torch.dtype
+
+    @property
+    def spec(self) -> DecoderSpec:
+        return self.plan.spec
+
+    def weight_bytes(self, part: Part | None = None) -> int:
+        """What ``part`` takes in memory; None: the whole model."""
+        return self.plan.checkpoint.size_bytes(self.plan.slots_of(part), self.dtype)
+
+    @property
+    def parameters(self) -> int:
+        """Of the whole model."""
+        return parameters(self.plan.wanted)
+
 
 def load(files: Files, dtype: str = "auto", progress: Progress | None = None) -> Model:
     """The model in ``files``, in ``dtype`` (auto, float32, bfloat16, float16).
 
     Raises UnsupportedModel when no native family can run it, ModelFormatError when a file is malformed.
     """
+    found = plan(files)
+    kind = found.check(_known(dtype))
+    return found.make(found.checkpoint.read(found.wanted, kind, progress), kind)
+
+
+def load_part(files: Files, dtype: str, part: Part, progress: Progress | None = None) -> LoadedDecoder:
+    """As ``load``, of a decoder's layers ``part`` alone: the whole is checked, and no other weight is read."""
+    found = outline(files, dtype)
+    weights = found.plan.checkpoint.read(found.plan.slots_of(part), found.dtype, progress)
+    return found.plan.make_part(weights, found.dtype, part)
+
+
+def outline(files: Files, dtype: str = "auto") -> Outline:
+    """What kind of decoder the files hold, and how large its parts are. Raises as ``load``, for encoders too."""
+    found = plan(files)
+    if not isinstance(found, DecoderPlan):
+        raise UnsupportedModel("this is an encoder; decoders can be split by layers")
+    return Outline(found, found.check(_known(dtype)))
+
+
+def _known(dtype: str) -> str:
     if dtype != "auto" and dtype not in DTYPES:
         raise UnsupportedModel(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
-    found = plan(files)
-    checkpoint = found.checkpoint
-    checkpoint.check(found.wanted, found.unused)
-    # the precision is that of the first slot, when it is the checkpoint's own
-    first = next(iter(found.wanted.values())).names[0]
-    kind = checkpoint.dtype(first) if dtype == "auto" else DTYPES[dtype]
-    return found.make(checkpoint.read(found.wanted, kind, progress), kind)
+    return dtype
 
 
 def plan(files: Files) -> Plan:
@@ -81,7 +135,7 @@ def _decoder(config: Fields, files: Files, quantization: Quantization | None) ->
     wanted = slots(spec, layout, prefix)
     context, eos_ids = family.context(config), _eos_ids(config, files)
 
-    def make(weights: Mapping[str, Weight], kind: torch.dtype) -> LoadedDecoder:
+    def make(weights: Mapping[str, Weight], kind: torch.dtype, part: Part | None = None) -> LoadedDecoder:
         info = ModelInfo(
             kind="decoder",
             architecture=family.architecture,
@@ -94,11 +148,19 @@ def _decoder(config: Fields, files: Files, quantization: Quantization | None) ->
             tasks=("generate",),
             eos_ids=eos_ids,
         )
-        return LoadedDecoder(spec, weights, info)
+        return LoadedDecoder(spec, weights, info, part)
 
-    unused = layout.ignored + ((f"{layout.head}.weight",) if spec.tied else ())
     others = (slots(spec, layout, other) for other in ("", *layout.prefixes))
-    return Plan(checkpoint, wanted, unused, _aliases(wanted, others), make)
+    return DecoderPlan(
+        checkpoint=checkpoint,
+        wanted=wanted,
+        unused=layout.ignored + ((f"{layout.head}.weight",) if spec.tied else ()),
+        aliases=_aliases(wanted, others),
+        make=make,
+        spec=spec,
+        slots_of=lambda part: slots(spec, layout, prefix, part),
+        make_part=make,
+    )
 
 
 def _encoder(family: EncoderFamily, config: Fields, files: Files) -> Plan:

@@ -15,11 +15,12 @@ from kelm.serve.vectors import Vector, encode, first_task, shorten, usage
 
 
 async def answer(call: Call, body: EmbeddingRequest) -> Response:
-    model = await call.kernel.resolve(body.model)
-    task = first_task(model, "embed")
-    _check_dimensions(body.dimensions, model)
-    inputs = await tokenize_all(model, body.input, field="input")
-    vectors = await encode(call, model, task, inputs)
+    with await call.enter(body.model, "embed", body.priority) as arrival:
+        model = arrival.model
+        task = first_task(model, "embed")
+        _check_dimensions(body.dimensions, model)
+        inputs = await tokenize_all(model, body.input, field="input")
+        vectors = await encode(call, arrival, task, inputs)
     if body.dimensions is not None:
         vectors = [shorten(vector, body.dimensions) for vector in vectors]
     data = [

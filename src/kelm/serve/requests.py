@@ -68,6 +68,8 @@ class SamplingFields:
         dict[str, bool] | None, Object({"include_usage": Flag(), "include_obfuscation": Only((False,))})
     ] = None
     user: Annotated[str | None, _NAME] = None
+    priority: Annotated[int, Number(limits.PRIORITY)] = 0
+    """vLLM's: lower is earlier."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,7 @@ class EmbeddingRequest:
     encoding_format: Annotated[str, OneOf(("float", "base64"))] = "float"
     dimensions: Annotated[int | None, Number(limits.DIMENSIONS)] = None
     user: Annotated[str | None, _NAME] = None
+    priority: Annotated[int, Number(limits.PRIORITY)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +153,7 @@ class ClassifyRequest:
     model: Annotated[str, _NAME]
     input: Annotated[list[Prompt], Prompts(limits.EMBEDDING_INPUTS)]
     user: Annotated[str | None, _NAME] = None
+    priority: Annotated[int, Number(limits.PRIORITY)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +165,7 @@ class ScoreRequest:
     model: Annotated[str, _NAME]
     text_1: Annotated[tuple[str, ...], ListOf(limits.SCORE_TEXTS, TEXT, lone=True)]
     text_2: Annotated[tuple[str, ...], ListOf(limits.SCORE_TEXTS, TEXT, lone=True)]
+    priority: Annotated[int, Number(limits.PRIORITY)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +179,7 @@ class RerankRequest:
     documents: Annotated[list[str], Documents(limits.RERANK_DOCUMENTS)]
     top_n: Annotated[int | None, Number(limits.TOP_N)] = None
     return_documents: Annotated[bool, Flag()] = True
+    priority: Annotated[int, Number(limits.PRIORITY)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +228,15 @@ class JobRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NiceRequest:
+    """POST /admin/processes/{pid}/nice."""
+
+    REFUSED: ClassVar[dict[str, str]] = {}
+
+    priority: Annotated[int, Number(limits.PRIORITY)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmptyRequest:
     """A POST without fields (/admin/shutdown, /admin/processes/{pid}/cancel)."""
 
@@ -239,5 +254,6 @@ TABLES: tuple[type[Any], ...] = (
     DetokenizeRequest,
     ModelRequest,
     JobRequest,
+    NiceRequest,
     EmptyRequest,
 )

@@ -5,11 +5,10 @@ checkpoint files. An acknowledged write survives kill -9 and a full disk. Never 
 anything from a model's folder, never loads a tensor. May import: limits, errors, clock, suggest.
 """
 
-from kelm.store.difference import write_delta
 from kelm.store.manifest import BlobRef, Manifest
 from kelm.store.names import Name
 from kelm.store.progress import Progress
 from kelm.store.store import Store
 from kelm.store.versions import History, Variant, Version
 
-__all__ = ["BlobRef", "History", "Manifest", "Name", "Progress", "Store", "Variant", "Version", "write_delta"]
+__all__ = ["BlobRef", "History", "Manifest", "Name", "Progress", "Store", "Variant", "Version"]

@@ -67,6 +67,21 @@ class Addition:
             raise StoreError(f"there is no file or folder {self.layer}")
         return {delta.FILE: self.layer}
 
+    def below(
+        self, base: Manifest, files: Mapping[str, str], parent: Version | None, layers: Iterable[Mapping[str, Path]]
+    ) -> BaseTensors:
+        """What it will lie on: ``base`` with its ``files``, and ``parent`` with its ``layers``."""
+        reshaped = checkpoint.CONFIG in self.overrides or (parent is not None and checkpoint.CONFIG in parent.overrides)
+        return BaseTensors(base.name, base.digest, shapes(files, layers), reshaped=reshaped)
+
+    def stage(self, staging: Staging, sources: Mapping[str, Path], below: BaseTensors, base: Manifest) -> Draft:
+        """Check, copy, check. A file that is the base's own is left out. Raises as ``check``."""
+        check(sources, self.overrides, below)
+        layer = {name: _copy(staging, path) for name, path in sources.items()}
+        beside = {name: _copy(staging, path) for name, path in self.overrides.items()}
+        kind = check(_paths(layer), _paths(beside), below)
+        return Draft(kind, layer, {name: copy for name, copy in beside.items() if copy.blob != base.files.get(name)})
+
 
 def _from_checkpoint(folder: Folder, path: Path, base: BaseTensors, files: Mapping[str, str]) -> Path:
     try:
@@ -108,17 +123,6 @@ def check(files: Mapping[str, Path], overrides: Mapping[str, Path], base: BaseTe
         adapter.check(files, base)
         return "low_rank"
     return delta.check(files[delta.FILE], base) if files else "files"
-
-
-def stage(
-    staging: Staging, sources: Mapping[str, Path], overrides: Mapping[str, Path], base: BaseTensors, known: Manifest
-) -> Draft:
-    """Check, copy, check. A file that is the base's own (``known``) is left out. Raises as ``check``."""
-    check(sources, overrides, base)
-    layer = {name: _copy(staging, path) for name, path in sources.items()}
-    beside = {name: _copy(staging, path) for name, path in overrides.items()}
-    kind = check(_paths(layer), _paths(beside), base)
-    return Draft(kind, layer, {name: copy for name, copy in beside.items() if copy.blob != known.files.get(name)})
 
 
 def overrides_in(folder: Path, base: Mapping[str, str]) -> dict[str, Path]:

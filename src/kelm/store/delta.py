@@ -82,7 +82,7 @@ def _check_metadata(metadata: Mapping[str, str], base: BaseTensors) -> None:
     if metadata.get("format") != FORMAT:
         raise ModelFormatError(
             f'{FILE}: its metadata must have "format": "{FORMAT}", got {metadata.get("format", "nothing")[:80]!r}; '
-            "kelm.store.write_delta writes such files",
+            "kelm.store.difference.write_delta writes such files",
             param="format",
         )
     if metadata.get("base") != base.digest:

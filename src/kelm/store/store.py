@@ -7,12 +7,11 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from kelm.clock import SYSTEM, Clock
 from kelm.errors import InvalidRequest, ModelNotFound, StoreError
 from kelm.store import blobs, checkpoint, manifest
-from kelm.store.additions import About, Addition
 from kelm.store.atomic import TEMP_PREFIX, disk_errors, locked, sync_folder, write_file
 from kelm.store.blobs import Staged, Staging
 from kelm.store.folder import Folder
@@ -24,6 +23,9 @@ from kelm.store.progress import Progress, counter, no_progress
 from kelm.store.variants import Variants
 from kelm.store.versions import History, Variant, Version
 from kelm.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from kelm.store.additions import About
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +158,8 @@ class Store:
         name = Name.parse(f"{base_name}@{variant}")
         if name.variant is None or name.version is not None:
             raise InvalidRequest(f"{variant!r} is not a variant's name")
+        from kelm.store.additions import Addition  # numpy, which takes longer than most commands
+
         return self._variants.add(name, Addition(layer=layer, overrides=overrides or {}), parent, publish, about)
 
     def history(self, name: str) -> History:

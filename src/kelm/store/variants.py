@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 
 from kelm import limits
 from kelm.errors import InvalidRequest, ModelNotFound, StoreError
-from kelm.store import additions, blobs, checkpoint, versions
-from kelm.store.additions import About, Addition, Draft
+from kelm.store import blobs, versions
 from kelm.store.atomic import disk_errors, locked, sync_folder, write_file
-from kelm.store.base_tensors import BaseTensors
 from kelm.store.blobs import Staging, blob_path
 from kelm.store.manifest import Manifest
 from kelm.store.names import Name
@@ -22,6 +20,7 @@ from kelm.store.versions import History, Version
 from kelm.suggest import did_you_mean
 
 if TYPE_CHECKING:
+    from kelm.store.additions import About, Addition, Draft
     from kelm.store.store import Store
 
 
@@ -77,11 +76,11 @@ class Variants:
             raise InvalidRequest(f"a version of {name.short} needs a layer or files; neither was given")
         base = self._store.resolve(str(name.base))
         below = self._parent(name, base, addition.parent(parent))
-        tensors = self._tensors(base, below, reshaped=checkpoint.CONFIG in addition.overrides)
+        tensors = addition.below(base, self._store.paths(base), below, self._layer_paths(below))
         self._store.check_space(addition.size_bytes())
         with disk_errors(f"{name.short} could not be written"), Staging(self._home) as staging:
             sources = addition.sources(staging.folder, tensors, self._store.paths(base))
-            draft = additions.stage(staging, sources, addition.overrides, tensors, base)
+            draft = addition.stage(staging, sources, tensors, base)
             with locked(self._home.lock):
                 return self._append(name, base, below, draft, publish=publish, about=about)
 
@@ -121,12 +120,9 @@ class Variants:
             )
         return version
 
-    def _tensors(self, base: Manifest, parent: Version | None, *, reshaped: bool) -> BaseTensors:
-        overridden = parent is not None and checkpoint.CONFIG in parent.overrides
-        layers = parent.layers if parent else ()
-        paths = [{n: blob_path(self._home, blob.digest) for n, blob in layer.files.items()} for layer in layers]
-        shapes = additions.shapes(self._store.paths(base), paths)
-        return BaseTensors(base.name, base.digest, shapes, reshaped=reshaped or overridden)
+    def _layer_paths(self, version: Version | None) -> list[dict[str, Path]]:
+        layers = version.layers if version else ()
+        return [{name: blob_path(self._home, blob.digest) for name, blob in each.files.items()} for each in layers]
 
     def _append(
         self, name: Name, base: Manifest, parent: Version | None, draft: Draft, *, publish: bool, about: About

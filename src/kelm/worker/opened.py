@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kelm.memory.layout import BlockLayout
 from kelm.models.batch import Executor
 from kelm.wire.messages import Encode, Load, Loaded
 
@@ -42,6 +43,8 @@ class Opened:
     """Of an encoder-decoder: the token its answers start from."""
     lay_over: Callable[[Load], LaidOver] | None = None
     """Makes a variant of this model, which it shares weights with; None where the executor can't."""
+    copied: Callable[[BlockLayout, int, int], None] = lambda layout, source, target: None
+    """Told of every block that was copied in the arena, for a decoder that keeps KV elsewhere too."""
 
 
 Opener = Callable[[Load, Progress], Opened]
