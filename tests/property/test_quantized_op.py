@@ -34,6 +34,7 @@ def random(seed: int, *shape: int, outliers: int = 3) -> torch.Tensor:
 @given(**SHAPES, group=GROUPS, dtype=st.sampled_from(DTYPES), rows=st.integers(1, 2))
 @example(out=1, columns=1, seed=1, group=None, dtype=torch.float32, rows=1)
 @example(out=17, columns=33, seed=1, group=32, dtype=torch.float32, rows=2)
+@example(out=1, columns=52, seed=1, group=5, dtype=torch.float32, rows=1)  # no word to fill, the last group short
 def test_products_are_those_of_the_unpacked_weight(bits, out, columns, seed, group, dtype, rows):
     group = group or columns
     weight = random(seed, out, columns).to(dtype)

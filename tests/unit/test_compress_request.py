@@ -48,6 +48,8 @@ def spec(**changes: Any) -> Compress:
         ({"drop": (1,), "drop_layers": 1}, "not both"),
         ({"drop_layers": -1}, "--drop-layers must be at least 1, got -1"),
         ({"bits": 8, "name": "a/b/c"}, "is not a model name"),
+        ({"bits": 8, "model": "tiny@mine"}, "tiny@mine is a variant; kelm compress takes whole models: compress tiny"),
+        ({"bits": 8, "name": "tiny@mine"}, "tiny@mine is a variant's name"),
         ({"bits": 8, "name": "tiny"}, "tiny is here already and is not a compressed tiny:latest; take another --name"),
         ({"bits": 8, "name": "tiny:latest"}, "kelm rm tiny"),
         ({"bits": 8, "name": "nano"}, "nano is here already"),

@@ -79,7 +79,7 @@ def test_without_a_text_the_model_writes_one(job, monkeypatch):
     monkeypatch.setattr(texts, "SAMPLED_TOKENS", 24)
     first = job.run(bits=4, file=None)
     record = first["compression"]
-    assert record["text"] == "32 texts that tiny:latest writes"
+    assert record["text"] == "32 texts that tiny:latest samples, with fixed seeds"
     done = [one.done for one in job.progress]
     assert done == sorted(done) and done[-1] == 100
     assert job.run(bits=4, file=None) == first
@@ -189,7 +189,7 @@ def test_a_quantized_model_is_not_rounded_again(job):
 @pytest.mark.parametrize(
     ("data", "name", "words"),
     [
-        (b"\xff", "a.txt", "a.txt: not UTF-8 at byte 1"),
+        (b"\xff", "a.txt", "a.txt:1: not UTF-8 at byte 1"),
         (b" \n", "a.txt", "there is no text in it"),
         (b"{", "a.jsonl", "a.jsonl:1: not JSON"),
         (b'{"text": "a", "label": "b"}', "a.jsonl", "rows are of kind classification"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from kelm import limits
-from kelm.cli import daemon, loading, waiting
+from kelm.cli import daemon, following, loading, shelf
 from kelm.cli.client import running
 from kelm.cli.cost import print_record
 from kelm.cli.tables import print_json
@@ -20,6 +20,7 @@ from kelm.config import load_settings
 from kelm.errors import ConfigError, InvalidRequest
 from kelm.store import Name, Store, compression
 from kelm.store.compression import Compression
+from kelm.text.rows import decode
 from kelm.wire.jobs import Compress
 
 __all__ = ["Wanted", "compress", "default_name", "read_layers"]
@@ -49,6 +50,8 @@ def compress(spec: Compress, wanted: Wanted) -> None:
     if importlib.util.find_spec("torch") is None:
         raise ConfigError("kelm compress needs torch, not installed here: pip install 'kelm[torch]'")
     store = Store(load_settings().home)
+    if Name.parse(spec.model).org is not None:
+        shelf.ensure(spec.model)
     source = request.check(spec, store)
     files = store.paths(source)
     request.check_config(spec, json.loads(Path(files["config.json"]).read_bytes()), compression.read(files))
@@ -60,11 +63,11 @@ def compress(spec: Compress, wanted: Wanted) -> None:
 
         report.check_out(wanted.out)
     client = running(load_settings()) or daemon.start({})
-    pid = client.call("POST", "/admin/jobs", {"spec": msgspec.to_builtins(spec), "data": data})["pid"]
+    pid = following.start(client, msgspec.to_builtins(spec), data)["pid"]
     if not wanted.wait:
-        print(f"job {pid} makes {Name.parse(spec.name).short}: `kelm logs -f {pid}` follows it, `kelm ps` says how far")
+        print(f"job {pid} makes {Name.parse(spec.name).short}: {following.advice(pid)}; `kelm ps` shows how far it is")
         return
-    result = waiting.wait(client, pid)
+    result = following.wait(client, pid)
     loading.bring_up(client, result["model"])
     _show(result, wanted)
 
@@ -73,10 +76,7 @@ def _show(result: dict[str, object], wanted: Wanted) -> None:
     record = msgspec.convert(result["compression"], Compression)
     name = Name.parse(str(result["model"])).short
     if wanted.out is not None:
-        from kelm.compress import picture
-        from kelm.store import atomic
-
-        atomic.write_file(wanted.out, picture.png(name, record))
+        _draw(wanted.out, name, record)
     if wanted.as_json:
         print_json(result)
         return
@@ -84,17 +84,27 @@ def _show(result: dict[str, object], wanted: Wanted) -> None:
     print(f"\n{name} is served" + (f"; the picture is in {wanted.out}" if wanted.out else ""))
 
 
-def _read(path: Path) -> str:
-    """Raises InvalidRequest: it can't be read, is too long, or is not UTF-8."""
+def _draw(out: Path, name: str, record: Compression) -> None:
+    from kelm.compress import picture
+    from kelm.store import atomic
+
     try:
-        raw = path.read_bytes()
-        text = raw.decode("utf-8-sig")
+        atomic.write_file(out, picture.png(name, record))
+    except OSError as error:
+        raise InvalidRequest(f"{out} can't be written: {error.strerror}") from None
+
+
+def _read(path: Path) -> str:
+    """Raises InvalidRequest: it can't be read, is too long, or no text."""
+    most = int(limits.JOB_DATA_BYTES.most)
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(most + 1)
     except OSError as error:
         raise InvalidRequest(f"{path.name} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{path.name}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from None
-    if len(raw) > limits.JOB_DATA_BYTES.most:
-        raise InvalidRequest(f"{path.name} has {len(raw)} bytes, the limit is {limits.JOB_DATA_BYTES.most:.0f}")
+    if len(raw) > most:
+        raise InvalidRequest(f"{path.name} is longer than {most} bytes; a part of it will do")
+    text = decode(raw, path.name)
     if not text.strip():
         raise InvalidRequest(f"{path.name}: there is no text in it")
     return text

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LOOK_S = 0.2
 
 
-def start(client: Client, spec: Json, data: str) -> Json:
+def start(client: Client, spec: Json, data: str | None) -> Json:
     """The job's row, once it is on the daemon's disk."""
     return client.call("POST", "/admin/jobs", {"spec": spec, "data": data})
 

@@ -22,7 +22,7 @@ AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """``tokens``: what perplexity is of; None where it is past every number."""
+    """``perplexity`` is of ``tokens``; None where it is past every number."""
 
     weight_bytes: int
     perplexity: float | None

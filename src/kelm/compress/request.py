@@ -18,7 +18,7 @@ DEPTH_FIELDS = ("num_hidden_layers", "n_layer")
 
 def default_name(model: str, bits: int | None, dropped: int) -> str:
     """``nano`` -> ``nano:int4``, ``nano:drop2-int4``; a tag of its own is kept before: ``nano:v1-int8``."""
-    name = Name.parse(model)
+    name = Name.parse(model).base
     tags = [f"drop{dropped}"] * bool(dropped) + [f"int{bits}"] * bool(bits)
     short = name.short
     return f"{short}{'-' if ':' in short else ':'}{'-'.join(tags)}"
@@ -27,8 +27,15 @@ def default_name(model: str, bits: int | None, dropped: int) -> str:
 def check(spec: Compress, store: Store) -> Manifest:
     """The source's manifest. Raises InvalidRequest, ModelNotFound."""
     _check_method(spec)
+    model, name = Name.parse(spec.model), Name.parse(spec.name)
+    if model.variant is not None:
+        raise InvalidRequest(
+            f"{model.short} is a variant; kelm compress takes whole models: compress {model.base.short}", param="model"
+        )
+    if name.variant is not None:
+        raise InvalidRequest(f"{name.short} is a variant's name; the result is a model of its own", param="name")
     source = store.resolve(spec.model)
-    _check_name(spec, store, source)
+    _check_name(name, store, source)
     return source
 
 
@@ -70,9 +77,8 @@ def _check_method(spec: Compress) -> None:
         raise InvalidRequest(f"--drop-layers must be at least 1, got {spec.drop_layers}", param="drop_layers")
 
 
-def _check_name(spec: Compress, store: Store, source: Manifest) -> None:
+def _check_name(name: Name, store: Store, source: Manifest) -> None:
     """An earlier result of the same source is replaced, nothing else."""
-    name = Name.parse(spec.name)
     try:
         there = store.resolve(str(name))
     except ModelNotFound:

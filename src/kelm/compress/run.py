@@ -9,9 +9,8 @@ model under its name. A job that is killed begins anew, and leaves nothing but t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -23,6 +22,7 @@ from kelm.compress.measure import Measured, Report, measure
 from kelm.compress.plan import Plan
 from kelm.compress.source import Source, open_source
 from kelm.compress.texts import Tokens
+from kelm.context import Context
 from kelm.errors import OutOfMemory
 from kelm.evaluate import Task
 from kelm.models.decoder import LoadedDecoder
@@ -41,35 +41,6 @@ _PHASES = {
     "store": (95, 100, "bringing it into the store"),
 }
 """From and to, in hundredths of the work."""
-
-
-class Context(Protocol):
-    """What a job is given (kelm.jobs.context)."""
-
-    @property
-    def home(self) -> Path: ...
-
-    @property
-    def folder(self) -> Path: ...
-
-    @property
-    def threads(self) -> int: ...
-
-    @property
-    def memory_bytes(self) -> int: ...
-
-    @property
-    def store(self) -> Store: ...
-
-    @property
-    def data(self) -> Path: ...
-
-    @property
-    def line(self) -> Callable[[str], None]: ...
-
-    def progress(self, done: int, total: int, note: str = "") -> None: ...
-
-    def leave_if_stopping(self) -> None: ...
 
 
 def run(spec: Compress, context: Context) -> dict[str, Any]:

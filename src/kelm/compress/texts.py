@@ -14,6 +14,7 @@ from kelm.errors import InvalidRequest
 from kelm.evaluate.scoring import begin_token, windows
 from kelm.evaluate.tasks import Row, Task, read
 from kelm.library import LLM, SamplingParams
+from kelm.text.rows import decode
 
 SAMPLED_BATCHES = 4
 SAMPLED_AT_ONCE = 16
@@ -38,11 +39,7 @@ def read_text(path: Path, name: str) -> Task:
         if task.kind != "perplexity":
             raise InvalidRequest(f'{name}: rows are of kind {task.kind}; perplexity needs rows of {{"text": ...}}')
         return task
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{name}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from None
-    rows = tuple(Row(line, piece) for line, piece in _pieces(text) if piece.strip())
+    rows = tuple(Row(line, piece) for line, piece in _pieces(decode(path.read_bytes(), name)) if piece.strip())
     if not rows:
         raise InvalidRequest(f"{name}: there is no text in it")
     return Task(name, "perplexity", rows)
@@ -64,7 +61,7 @@ def sampled(llm: LLM, report: Callable[[int, int], None]) -> Tokens:
             seed=batch, n=SAMPLED_AT_ONCE, max_tokens=min(SAMPLED_TOKENS, llm.info.max_context_tokens - 1),
         )  # fmt: skip
         made += [[start, *one.token_ids] for one in llm.generate([[start]], params)]
-    return Tokens(f"{len(made)} texts that {llm.name} writes", tuple(made))
+    return Tokens(f"{len(made)} texts that {llm.name} samples, with fixed seeds", tuple(made))
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:

@@ -49,8 +49,9 @@ class QuantizedWeight:
         """Rows ``start`` to ``stop`` as floats, [stop - start, in]: exact in float32, then rounded to ``dtype``."""
         scale = self.scale[start:stop].float()
         width = scale.shape[1] * self.group
-        values = unpack(self.packed[start:stop], self.bits)[:, :width]
-        floats = functional.pad(values, (0, width - values.shape[1])).float().sub_(1 << (self.bits - 1))
+        values = unpack(self.packed[start:stop], self.bits)
+        values = functional.pad(values, (0, width - values.shape[1]))  # or cut: to whole groups
+        floats = values.float().sub_(1 << (self.bits - 1))
         floats.view(*scale.shape, self.group).mul_(scale.unsqueeze(2))
         return floats[:, : self.columns].to(self.dtype)
 
@@ -80,6 +81,6 @@ def pack(values: Tensor, bits: int) -> Tensor:
     a_word = _WORD_BYTES * 8 // bits
     values = functional.pad(values, (0, -values.shape[1] % a_word))
     if bits == 8:
-        return values
+        return values.clone(memory_format=torch.contiguous_format)  # whose rows can be viewed as words
     assert bits == 4, bits
     return values[:, ::2] | values[:, 1::2] << 4
