@@ -81,6 +81,7 @@ async def test_handed_over_answered_and_closed(clients: Clients, service: Servic
     assert (ticket["question"], ticket["why"], ticket["state"]) == ("Who won the match?", "nothing_found", "open")
     whole = (await person.get(f"/desk/api/tickets/{ticket['id']}")).json()
     assert [m["author"] for m in whole["messages"]] == ["customer", "desk"]
+    assert whole["language"] == "en"
     assert whole["guess"]["intent"] == "other" and whole["guess"]["passage_confidence"] < 0.4
 
     clock.advance(60)

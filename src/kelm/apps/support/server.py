@@ -24,6 +24,7 @@ from kelm.apps.support.sessions import Agents, read_key
 from kelm.apps.support.tuning import tune
 from kelm.clock import SYSTEM
 from kelm.errors import ConfigError
+from kelm.origin import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ async def _serve(
 
         def opened() -> None:
             say(f"{desk.name} answers customers at {url}/")
+            if not is_loopback(wanted.host):
+                say("other machines can reach it: put a proxy with TLS in front of it")
             say(f"a person answers at {url}/desk#{agents.key}")
 
         await _Server(_config(app), service, opened).serve(sockets=[listener])

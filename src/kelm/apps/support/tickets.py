@@ -13,10 +13,14 @@ from kelm import limits
 from kelm.apps.support.conversations import Message, messages
 from kelm.apps.support.database import Connection
 from kelm.apps.support.made import Made, Why
+from kelm.apps.support.texts import Language
 from kelm.errors import InvalidRequest, NotFound, Overloaded
 
 State = Literal["open", "answered", "closed"]
-_COLUMNS = "id, conversation, question, why, state, opened, changed, guess"
+_COLUMNS = (
+    "id, conversation, question, why, state, opened, changed, "
+    "(SELECT language FROM conversations WHERE conversations.id = conversation), guess"
+)
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -29,6 +33,8 @@ class Ticket(msgspec.Struct, frozen=True):
     state: State
     opened: float
     changed: float
+    language: Language
+    """Of the customer's page."""
     guess: Made | None = None
     messages: list[Message] = []
     """The conversation so far; only of a ticket that was asked for by its number."""
@@ -89,5 +95,5 @@ def move(db: Connection, number: int, state: State, now_s: float) -> Ticket:
 
 
 def _ticket(row: tuple[Any, ...]) -> Ticket:
-    guess = msgspec.json.decode(row[7], type=Made) if row[7] else None
-    return Ticket(row[0], row[1], row[2], row[3], row[4], row[5], row[6], guess)
+    guess = msgspec.json.decode(row[8], type=Made) if row[8] else None
+    return Ticket(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], guess)

@@ -70,7 +70,8 @@ function show(state) {
   if (waiting) log.append(waiting);
   if (atEnd || state.messages.length) log.scrollTop = log.scrollHeight;
   if (!state.assistant) notice(words.away);
-  else notice(state.ticket ? words[state.ticket === "answered" ? "answered" : "waiting"] : "", false);
+  else if (state.ticket) notice(state.ticket === "answered" ? words.answered : words.waiting, false);
+  else notice("");
   $("person").disabled = Boolean(state.ticket);
 }
 

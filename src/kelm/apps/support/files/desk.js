@@ -51,8 +51,9 @@ function draw(ticket) {
   $("shown").hidden = false;
   document.body.classList.add("showing");
   $("question").textContent = ticket.question || words[`why_${ticket.why}`];
-  $("about").textContent =
-    `#${ticket.id} · ${words[`state_${ticket.state}`]} · ${clock(ticket.opened)} · ${words[`why_${ticket.why}`]}`;
+  const about = [`#${ticket.id}`, words[`state_${ticket.state}`], clock(ticket.opened), words[`why_${ticket.why}`],
+    words[`speaks_${ticket.language}`]];
+  $("about").textContent = about.join(" · ");
   $("log").replaceChildren(...ticket.messages.map(message));
   $("how-body").replaceChildren(ticket.guess ? how(ticket.guess) : "");
   $("reply").hidden = ticket.state === "closed";
