@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 import pytest
-from engine_kit import ROOMY, Shape, alone, baseline, joined, resubmissions, same, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine_kit import ROOMY, Shape, alone, baseline, joined, resubmissions, same, workload
 from kelm.testing.drive import Driver, Transcript
 from kelm.testing.hash_model import HashModel, open_hash_model
 from kelm.wire.messages import Load, Report, Sampling, Step, StepBegin, Submit
