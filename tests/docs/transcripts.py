@@ -55,5 +55,5 @@ def matches(printed: str, expected: list[str]) -> bool:
 
 
 def _plain(line: str) -> str:
-    """Ages as "now", figures as #, quoted texts (models write them) as '', runs of blanks and table rules as a blank."""
+    """Ages as "now", figures as #, quoted texts as '' (models write them), runs of blanks and rules as a blank."""
     return _RULES.sub(" ", _VARIES.sub("#", _QUOTED.sub("''", _AGE.sub("now", line)))).strip()
