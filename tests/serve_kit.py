@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from fastapi import FastAPI
 
 from kelm.clock import ManualClock
 from kelm.config import Settings, load_settings
-from kelm.errors import KelmError, ModelNotFound, Unavailable
-from kelm.kernel.requests import Chunk, Encoding, Generation, Usage
+from kelm.errors import KelmError, ModelNotFound, NotFound, Unavailable
+from kelm.kernel.requests import Chunk, Encoding, Generation, Origin, Usage
 from kelm.serve.app import create_app
 from kelm.serve.server import bind, serve
 from kelm.store.manifest import Manifest
@@ -137,6 +137,15 @@ class ToyMetrics:
 
 
 @dataclass
+class ToyArrival(nullcontext[None]):
+    pid: int
+    model: ToyModel
+
+    def __enter__(self) -> ToyArrival:  # type: ignore[override]
+        return self
+
+
+@dataclass
 class ToyKernel:
     models: dict[str, ToyModel]
     ready: bool = True
@@ -145,6 +154,9 @@ class ToyKernel:
     metrics: ToyMetrics = field(default_factory=ToyMetrics)
     submitted: list[Generation] = field(default_factory=list)
     encoded: list[Encoding] = field(default_factory=list)
+    entered: list[Origin] = field(default_factory=list)
+    keys: None = None
+    token: None = None
     started: list[ToyProcess] = field(default_factory=list)
     go: asyncio.Event = field(default_factory=asyncio.Event)
     """Cleared: every process waits."""
@@ -167,6 +179,10 @@ class ToyKernel:
             if name in (model.name, model.name.removesuffix(":latest")):
                 return model
         raise ModelNotFound(f"there is no model {name:.80}", param="model")
+
+    async def enter(self, origin: Origin) -> ToyArrival:
+        self.entered.append(origin)
+        return ToyArrival(len(self.entered), await self.resolve(origin.model))
 
     def submit(self, request: Generation) -> ToyProcess:
         if self.refuse is not None:
@@ -197,9 +213,10 @@ class ToyKernel:
             return vector / (vector.sum() + 1)
         return vector / np.linalg.norm(vector)
 
-    async def unload(self, name: str) -> None:
+    async def unload(self, name: str) -> list[str]:
         model = await self.resolve(name)
         self.models = {key: each for key, each in self.models.items() if each is not model}
+        return [model.name]
 
     def processes(self) -> list[dict[str, Any]]:
         return [{"pid": process.pid, "model": process.request.model} for process in self.started]
@@ -209,6 +226,20 @@ class ToyKernel:
 
     def worker(self) -> dict[str, Any]:
         return {"pid": 1, "state": "up"}
+
+    def tenants(self) -> list[dict[str, Any]]:
+        return [{"tenant": origin.tenant} for origin in self.entered]
+
+    def nice(self, pid: int, priority: int) -> dict[str, Any]:
+        return {"pid": self._process(pid), "priority": priority}
+
+    def why(self, pid: int) -> dict[str, Any]:
+        return {"pid": self._process(pid), "text": "because"}
+
+    def _process(self, pid: int) -> int:
+        if pid not in [process.pid for process in self.started]:
+            raise NotFound(f"no process {pid} is running")
+        return pid
 
     def request_shutdown(self) -> None:
         self.shutdown_requested.set()

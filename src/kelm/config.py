@@ -39,6 +39,10 @@ class Settings:
     """Threads of the serving worker; default: affinity and cgroup quota."""
     memory: int
     """Bytes that Kelm may use; given as bytes or as a share of what is usable at start."""
+    job_threads: int
+    """Threads of a job's process."""
+    job_memory: int
+    """Bytes that a job may allocate; given as ``memory`` is."""
     max_num_seqs: int
     max_queued: int
     step_tokens: int
@@ -206,6 +210,8 @@ OPTIONS: dict[str, Option] = {
         Option("dtype", _one_of(DTYPES), _fixed("auto")),
         Option("threads", _number(limits.THREADS), machine.default_threads),
         Option("memory", parse_memory, lambda: parse_memory(limits.MEMORY_SHARE.default)),
+        Option("job_threads", _number(limits.THREADS), machine.default_threads),
+        Option("job_memory", parse_memory, lambda: parse_memory(limits.JOB_MEMORY_SHARE.default)),
         Option("max_num_seqs", _number(limits.MAX_NUM_SEQS), _fixed(limits.MAX_NUM_SEQS.default)),
         Option("max_queued", _number(limits.MAX_QUEUED), _fixed(limits.MAX_QUEUED.default)),
         Option("step_tokens", _number(limits.STEP_TOKENS), _fixed(limits.STEP_TOKENS.default)),

@@ -17,6 +17,7 @@
     ├── Overloaded              429  a queue is full; carries retry_after_s
     ├── WorkerFailed            500  the worker died too often under this request, or an op failed
     ├── Unavailable             503  draining, or starting; carries retry_after_s
+    ├── NodeFailed              503  a node of a cluster can't be reached, died or does not take part; names it
     ├── ModelFormatError        422  a malformed weights, config or tokenizer file: names file and field
     ├── OutOfMemory             507  the ledger cannot grant it; says how many bytes are missing
     ├── ConfigError             —    settings are wrong; the command line exits with 2
@@ -116,12 +117,18 @@ class Unavailable(KelmError):
     code, status, type, retryable = "unavailable", 503, "server_error", True
 
 
+class NodeFailed(KelmError):
+    code, status, type, retryable = "node_failed", 503, "server_error", True
+
+
 class ModelFormatError(KelmError):
     code, status, type = "malformed_model", 422, "invalid_request_error"
 
 
 class OutOfMemory(KelmError):
     code, status, type, retryable = "out_of_memory", 507, "server_error", True
+    missing_bytes: int = 0
+    """What would have to come free; 0 where nothing that came free would help."""
 
 
 class ConfigError(KelmError):

@@ -22,7 +22,7 @@ from kelm.cli.ports import listener
 Kelm = Callable[..., subprocess.CompletedProcess[str]]
 COMMANDS = (
     *("run", "serve", "shutdown", "ps", "pull", "import", "list", "show"),
-    *("stop", "rm", "logs", "ask", "doctor", "config", "pretrain"),
+    *("stop", "rm", "logs", "ask", "doctor", "config", "pretrain", "compress"),
 )
 
 

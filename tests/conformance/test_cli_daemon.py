@@ -9,57 +9,15 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from fake_hub import Hub
 from tiny_checkpoint import write_tiny
 
-import kelm
-
-ARGV = [sys.executable, "-m", "kelm.cli"]
-
-
-@dataclass(frozen=True)
-class Place:
-    """A KELM_HOME and the commands in it. No port is set: commands find the daemon through the home."""
-
-    root: Path
-    extra: dict[str, str]
-
-    @property
-    def env(self) -> dict[str, str]:
-        return {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(Path(kelm.__file__).parents[1]),
-            "KELM_HOME": str(self.root / "home"),
-            "HF_HOME": str(self.root / "hf"),
-            "KELM_THREADS": "1",
-            "KELM_MEMORY": "512MiB",
-            "TERM": "dumb",
-            **self.extra,
-        }
-
-    def kelm(self, *args: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*ARGV, *args],
-            env={**self.env, **env},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=100,
-        )
-
-    def rows(self, *args: str) -> list[dict]:
-        done = self.kelm("ps", "--json", *args)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+from cli_kit import ARGV, Place
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,12 @@ class Script(msgspec.Struct, forbid_unknown_fields=True):
     """... once it has generated so many tokens."""
     die_on_load: str = ""
     """SIGKILL itself when asked to load a model whose key has this in it."""
+    budget: int = 0
+    """Bytes that models may take together; 0: any."""
+    sizes: dict[str, int] = {}
+    """Part of a model's key -> what it takes."""
+    load_s: float = 0.0
+    """Between half of a load and all of it; and before a model is dropped."""
     refuse: str = ""
     """Answer a Load of such a key with LoadFailed."""
     hang_once: str = ""
@@ -78,6 +84,7 @@ class Worker:
     sock: socket.socket
     work: dict[int, Work] = field(default_factory=dict)
     encodes: list[m.Encode] = field(default_factory=list)
+    loaded: dict[str, int] = field(default_factory=dict)
     steps: int = 0
     changed: bool = False
 
@@ -94,7 +101,7 @@ class Worker:
                 if not data:
                     return
                 for command in reader.feed(data):
-                    self.note(type(command).__name__, getattr(command, "pid", ""))
+                    self.note(type(command).__name__, getattr(command, "pid", None) or getattr(command, "model", ""))
                     if isinstance(command, m.Quit):
                         return
                     self.obey(command)
@@ -116,9 +123,13 @@ class Worker:
             case m.Load():
                 self.load(command)
             case m.Unload():
+                time.sleep(self.script.load_s)
+                self.loaded.pop(command.model, None)
                 self.work = {pid: w for pid, w in self.work.items() if w.submit.model != command.model}
                 self.send(m.Unloaded(command.model))
             case m.Submit():
+                share = (command.share, command.weight, command.counter)
+                self.note("Stand", command.pid, command.priority, *share)
                 known = command.generated or [[] for _ in range(command.n)]
                 rows = {c: list(known[c]) for c in range(command.n) if c not in command.finished}
                 self.work[command.pid] = Work(command, rows)
@@ -126,6 +137,8 @@ class Worker:
                 self.encodes.append(command)
             case m.Cancel():
                 self.cancel(command)
+            case m.Renice():
+                self.note("Renice", command.pid, command.priority)
             case m.Pause() | m.Resume() if command.pid in self.work:
                 self.work[command.pid].paused = isinstance(command, m.Pause)
 
@@ -143,12 +156,20 @@ class Worker:
         if self.script.refuse and self.script.refuse in load.model:
             self.send(m.LoadFailed(load.model, "malformed_model", "model.safetensors: header is not JSON"))
             return
+        size = next((size for part, size in self.script.sizes.items() if part in load.model), 0)
+        missing = sum(self.loaded.values()) + size - self.script.budget if self.script.budget else 0
+        if missing > 0:
+            told = f"the model needs {size} bytes: {missing} bytes are missing"
+            self.send(m.LoadFailed(load.model, "out_of_memory", told, missing))
+            return
+        self.loaded[load.model] = size
         self.send(m.LoadProgress(load.model, 50, 100))
+        time.sleep(self.script.load_s)
         self.send(m.LoadProgress(load.model, 100, 100))
         info = m.Loaded(
             model=load.model, executor="native", kind="decoder", architecture="Scripted", dtype="float32",
             parameters=1, weight_bytes=100, max_context_tokens=self.script.context, vocab=self.script.vocab, hidden=4,
-            tasks=["generate", "embed"],
+            tasks=["generate", "embed"], held_bytes=size,
         )  # fmt: skip
         self.send(info)
 
@@ -174,6 +195,7 @@ class Worker:
         time.sleep(self.script.step_s)
         self.misbehave(members)
         started = [m.Started(work.submit.pid, 0) for work in members if not work.started]
+        moves = [m.Move(work.submit.pid, "running") for work in members]
         tokens = [tokens for work in members for tokens in self.advance(work)]
         prompts = [self.scores(w) for w in members if not w.started and w.submit.sampling.prompt_logprobs is not None]
         for work in members:
@@ -186,6 +208,7 @@ class Worker:
                 seconds=0.0,
                 counters=self.counters(),
                 started=started,
+                moves=moves,
                 tokens=tokens,
                 prompts=prompts,
             )

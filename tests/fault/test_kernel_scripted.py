@@ -337,7 +337,10 @@ async def test_the_counters_never_go_back(home: Path) -> None:
         assert sample(kernel, "vllm:prompt_tokens_total", model_name="toy:latest") == 6
 
 
-async def test_a_name_that_gets_new_content_leaves_nothing_of_the_old(home: Path, tmp_path: Path) -> None:
+async def test_a_name_that_gets_new_content_leaves_nothing_of_the_old(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SUPERSEDED_S", replace(limits.SUPERSEDED_S, default=0.2))
     store = Store(home, packaged=home / "none")
     store.import_folder(write_model(tmp_path / "one", 11), "changing")
     old_request = generation("old", model="changing", max_tokens=2000)

@@ -34,6 +34,8 @@ def test_every_setting_has_all_three_spellings(tmp_path: Path) -> None:
         "dtype": "float32",
         "threads": 3,
         "memory": "1GiB",
+        "job_threads": 2,
+        "job_memory": "2GiB",
         "max_num_seqs": 7,
         "max_queued": 8,
         "step_tokens": 64,

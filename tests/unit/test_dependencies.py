@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 SRC = ROOT / "src" / "kelm"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-DISTRIBUTION = {"yaml": "pyyaml", "starlette": "fastapi", "sklearn": "scikit-learn"}
+DISTRIBUTION = {"yaml": "pyyaml", "starlette": "fastapi", "sklearn": "scikit-learn", "markdown_it": "markdown-it-py"}
 """Where the module is called otherwise than what is installed (starlette is a part of FastAPI's interface)."""
 
 EXTRA_ONLY = {
@@ -22,7 +22,9 @@ EXTRA_ONLY = {
     "ops": "torch",
     "worker": "torch",
     "cluster": "cluster",
+    "replicas": "cluster",
     "evaluate": "eval",
+    "compress": "eval",
     "testing": "test",
 }
 """Rooms that may import what an extra brings."""

@@ -18,12 +18,16 @@ class FakeJob:
     held: bool = False
     buffered_bytes: int = 0
     losses: int = 0
+    asides: int = 0
 
     def command(self) -> Submit:
         return Submit(pid=self.record.pid, model="m", prompt=[1], sampling=Sampling(seed=0, max_tokens=1))
 
     def lost(self) -> None:
         self.losses += 1
+
+    def set_aside(self) -> None:
+        self.asides += 1
 
     def fail(self, error: KelmError, *, in_worker: bool = True) -> None:
         raise AssertionError(error)

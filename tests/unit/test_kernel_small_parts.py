@@ -199,7 +199,7 @@ async def test_a_malformed_answer_fails_its_own_encoding(answer: Encoded) -> Non
 
 def test_one_daemon_for_each_home(tmp_path: Path) -> None:
     assert daemonfile.owner(tmp_path) is None
-    held = DaemonFile.acquire(tmp_path, "http://127.0.0.1:1", SYSTEM)
+    held = DaemonFile.acquire(tmp_path, "http://127.0.0.1:1", SYSTEM, "secret")
     with pytest.raises(ConfigError, match=rf"pid {os.getpid()} at http://127.0.0.1:1"):
         DaemonFile.acquire(tmp_path, "http://127.0.0.1:2", SYSTEM)
     held.announce("http://127.0.0.1:54321")
@@ -207,7 +207,7 @@ def test_one_daemon_for_each_home(tmp_path: Path) -> None:
     found = daemonfile.owner(tmp_path)
     assert found is not None and (found.pid, found.address) == (os.getpid(), "http://127.0.0.1:3")
     path = tmp_path / "run" / "daemon.json"
-    assert set(json.loads(path.read_text())) == {"pid", "address", "started"}
+    assert set(json.loads(path.read_text())) == {"pid", "address", "started", "token"} and found.token == "secret"
     assert path.stat().st_mode & 0o777 == 0o600
     held.release()
     assert not path.exists() and daemonfile.owner(tmp_path) is None

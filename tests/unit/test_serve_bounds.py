@@ -17,9 +17,9 @@ from kelm.serve import fields
 from kelm.serve.body import check_shape, parse_json
 from kelm.serve.checks import Check, Flag, ListOf, Mapping, Number, OneOf, Only, Text
 from kelm.serve.inputs import Documents, Ids, Prompts
-from kelm.serve.requests import TABLES, ChatRequest, CompletionRequest, EmbeddingRequest
+from kelm.serve.requests import TABLES, ChatRequest, CompletionRequest, EmbeddingRequest, JobRequest
 
-REQUIRED = {
+REQUIRED: dict[str, Any] = {
     "model": "toy",
     "prompt": "a",
     "messages": [{"role": "user", "content": "a"}],
@@ -29,6 +29,8 @@ REQUIRED = {
     "query": "a",
     "documents": ["a"],
     "tokens": [1],
+    "spec": {"kind": "tune", "base": "toy", "variant": "v", "file": "rows.csv"},
+    "priority": 1,
 }
 
 
@@ -130,6 +132,36 @@ def test_mappings(kind: type[Any], name: str, check: Mapping) -> None:
 def test_logit_bias_keys_are_token_ids() -> None:
     for key in ("a", "-1", "1.0", " 1", "１", "", "9" * 30):
         refused(CompletionRequest, "logit_bias", {key: 1})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kind": "tun"}, "spec.kind"),
+        ({"kind": None}, "spec.kind"),
+        ({"kind": ["tune"]}, "spec.kind"),
+        ({"epoch": 3}, "epochs"),
+        ({"epochs": 0}, "spec.epochs must be between 1 and 1000"),
+        ({"epochs": True}, "spec.epochs must be an integer"),
+        ({"epochs": 2.5}, "spec.epochs must be an integer"),
+        ({"learning_rate": 2}, "spec.learning_rate must be between"),
+        ({"rank": 10**400}, "spec.rank"),
+        ({"seed": -1}, "spec.seed"),
+        ({"seed": None}, "spec is not a job"),
+        ({"base": None}, "spec is not a job"),
+        ({"base": 3}, "spec is not a job"),
+        ({"file": "a\nb.csv"}, "spec.file"),
+        ({"file": "x" * 5000}, "spec.file"),
+    ],
+)
+def test_specs_of_jobs(change: dict[str, Any], words: str) -> None:
+    assert words in refused(JobRequest, "spec", {**REQUIRED["spec"], **change}).message
+
+
+def test_a_spec_is_an_object() -> None:
+    for value in (None, 1, "tune", [], True, {}):
+        with pytest.raises(InvalidRequest, match="spec"):
+            fields.parse(JobRequest, {"spec": value})
 
 
 @pytest.mark.parametrize("kind", TABLES, ids=lambda kind: kind.__name__)
@@ -289,7 +321,9 @@ def test_the_checks_are_the_only_ones() -> None:
     """Every class of check above has a test here."""
     tested = {Number, Text, Flag, OneOf, Only, ListOf, Ids, Documents, Prompts, Mapping}
     others = {type(check) for kind in TABLES for check in fields.table(kind).values()} - tested
-    assert {kind.__name__ for kind in others} == {"Messages", "Object", "ResponseFormat", "Tools", "ToolChoices"}
+    assert {kind.__name__ for kind in others} == {
+        *("Messages", "Object", "ResponseFormat", "SpecField", "Tools", "ToolChoices"),
+    }
     check: Check = fields.table(CompletionRequest)["stream_options"]
     for value in (True, [], {"include_usag": True}, {"include_usage": 1}, {"include_obfuscation": True}):
         with pytest.raises(InvalidRequest):

@@ -496,7 +496,7 @@ async def test_admin(http: httpx.AsyncClient, kernel: ToyKernel) -> None:
     await ok(http, "/admin/models/unload", model="emb")
     assert "emb" not in kernel.models
     await ok(http, "/v1/completions", model="toy", prompt="a")
-    assert (await http.get("/admin/processes")).json()["processes"] == [{"pid": 1, "model": "toy"}]
+    assert (await http.get("/admin/processes")).json()["processes"] == [{"pid": 1, "model": "toy:latest"}]
     assert (await http.post("/admin/shutdown")).status_code == 200
     assert kernel.shutdown_requested.is_set()
     late = await http.post("/v1/completions", json={"model": "toy", "prompt": "a"})

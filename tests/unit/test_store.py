@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from kelm.errors import InvalidRequest, ModelFormatError, ModelNotFound, StoreError
 from kelm.store import Name, Store
-from kelm.store.home import Home
+from kelm.store.home import MIGRATIONS, Home
 from kelm.store.safetensors import read_header
 
 
@@ -171,14 +171,14 @@ def test_damage_is_named(store: Store, tmp_path: Path) -> None:
 def test_newer_home_is_refused_and_older_ones_migrate(tmp_path: Path) -> None:
     home = tmp_path / "home"
     Store(home)
-    assert (home / "VERSION").read_text() == "1\n"
+    assert (home / "VERSION").read_text() == "2\n"
     ran: list[int] = []
-    steps = {1: lambda root: ran.append(1), 2: lambda root: ran.append(2)}
+    steps = {**MIGRATIONS, 2: lambda root: ran.append(2), 3: lambda root: ran.append(3)}
     Home(home, steps)
-    assert ran == [1, 2] and (home / "VERSION").read_text() == "3\n"
+    assert ran == [2, 3] and (home / "VERSION").read_text() == "4\n"
     Home(home, steps)
-    assert ran == [1, 2]
-    with pytest.raises(StoreError, match=r"home was written by a newer Kelm \(format 3, this one knows 1\)"):
+    assert ran == [2, 3]
+    with pytest.raises(StoreError, match=r"home was written by a newer Kelm \(format 4, this one knows 2\)"):
         Store(home)
     (home / "VERSION").write_text("soon")
     with pytest.raises(StoreError, match="VERSION is damaged"):
@@ -196,7 +196,14 @@ def test_interrupted_migration_runs_again(tmp_path: Path) -> None:
             raise OSError(28, "No space left on device")
 
     with pytest.raises(StoreError, match="No space left"):
-        Home(home, {1: step})
-    assert (home / "VERSION").read_text() == "1\n"
-    Home(home, {1: step})
-    assert len(calls) == 2 and (home / "VERSION").read_text() == "2\n"
+        Home(home, {**MIGRATIONS, 2: step})
+    assert (home / "VERSION").read_text() == "2\n"
+    Home(home, {**MIGRATIONS, 2: step})
+    assert len(calls) == 2 and (home / "VERSION").read_text() == "3\n"
+
+
+def test_a_home_of_the_first_format_gets_a_place_for_variants(store: Store) -> None:
+    store.home.variants.rmdir()
+    (store.home.root / "VERSION").write_text("1\n")
+    assert Store(store.home.root).home.variants.is_dir()
+    assert (store.home.root / "VERSION").read_text() == "2\n", "an older Kelm would sweep the variants' blobs"

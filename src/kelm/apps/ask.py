@@ -21,11 +21,22 @@ from kelm.apps.commands import Node, Verb, verbs
 from kelm.errors import InvalidRequest
 
 MAX_TOKENS = 128
-DESTRUCTIVE = frozenset({"rm", "stop", "shutdown"})
-"""Verbs that take something away; with these even a complete command is confirmed."""
-ENDLESS = frozenset({"serve", "run", "logs", "pretrain"})
+DESTRUCTIVE = frozenset(
+    {"rm", "stop", "shutdown", "cancel", "update", "publish", "rollback", "key create", "key revoke"}
+)
+"""Verbs that take something away, or change what clients are served or who of them is let in (from the first key on,
+nobody is without one); with these even a complete command is confirmed."""
+ENDLESS = frozenset(
+    {"serve", "run", "logs", "pretrain", "tune", "compress", "eval", "support", "cluster serve", "cluster run"}
+)
 """Verbs that take over the terminal or work for long."""
+NAMES_A_MODEL = ("MODEL", "BASE")
+"""Placeholders that a model's name in the question fills."""
 _CODE = re.compile(r"`([^`]+)`")
+_NEGATIVE = re.compile(r"-[0-9]+", re.ASCII)
+_VARIANT = r"(@[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?(?::[1-9][0-9]*)?)?"
+_ENDS = r"(?![a-z0-9_@/-]|[.:][a-z0-9])"
+"""A model's name ends here: what follows does not make a longer name of it."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +49,23 @@ class Command:
 
     @property
     def destructive(self) -> bool:
-        return bool(DESTRUCTIVE.intersection(self.words[:1]))
+        return self._is_among(DESTRUCTIVE)
 
     @property
     def endless(self) -> bool:
-        return bool(ENDLESS.intersection(self.words[:1]))
+        return self._is_among(ENDLESS)
+
+    def _is_among(self, listed: Collection[str]) -> bool:
+        """Whether the command begins with one of these verbs, which may be of several words ("key revoke")."""
+        return any(" ".join(self.words[:length]) in listed for length in range(1, len(self.words) + 1))
 
     def fill(self, placeholder: str, value: str) -> Command:
         """The command with ``value`` for a placeholder: one argument, whatever characters are in it.
 
-        Raises InvalidRequest for what would be taken for a flag."""
+        Raises InvalidRequest for what would be taken for a flag; a negative number (of a priority) is none."""
         if placeholder not in self.missing:
             raise ValueError(f"{placeholder} is not missing in {self}")
-        if value.startswith("-") or not value:
+        if not value or (value.startswith("-") and not _NEGATIVE.fullmatch(value)):
             raise InvalidRequest(f"{placeholder} must not be empty or begin with '-', got {value!r}", param=placeholder)
         words = tuple(value if word == placeholder else word for word in self.words)
         return replace(self, words=words, missing=tuple(name for name in self.missing if name != placeholder))
@@ -87,13 +102,14 @@ def request(model: str, question: str, tree: Node) -> dict[str, Any]:
 def interpret(text: str, question: str, tree: Node, models: Collection[str] = ()) -> Answer:
     """The model's words and the first command in them.
 
-    A MODEL is filled in when the question names exactly one of the ``models`` on this machine. What the tree
-    does not know is not offered, wherever the text came from."""
+    A MODEL (or BASE) is filled in when the question names exactly one of the ``models`` on this machine, or a variant
+    of it. What the tree does not know is not offered, wherever the text came from."""
     found = _CODE.search(text)
     command = _command(found.group(1), verbs(tree)) if found else None
     named = _named(question, models)
-    if command is not None and "MODEL" in command.missing and named is not None:
-        command = command.fill("MODEL", named)
+    for placeholder in NAMES_A_MODEL:
+        if command is not None and placeholder in command.missing and named is not None:
+            command = command.fill(placeholder, named)
     return Answer(text.strip(), command)
 
 
@@ -119,15 +135,13 @@ def _command(code: str, known: Sequence[Verb]) -> Command | None:
 
 
 def _named(question: str, models: Collection[str]) -> str | None:
-    """The one model that the question names, by its name with or without a tag."""
-    asked = question.casefold()
-    hits = [
-        name
-        for name in models
-        if any(_stands_alone(form, asked) for form in (name.casefold(), name.casefold().rpartition(":")[0]) if form)
-    ]
-    return hits[0] if len(hits) == 1 else None
+    """The one model that the question names, with or without its tag; a variant of it (name@variant) whole."""
+    hits = {name + variant for name in models for variant in _variants(name, question)}
+    return hits.pop() if len(hits) == 1 else None
 
 
-def _stands_alone(name: str, text: str) -> bool:
-    return re.search(rf"(?<![a-z0-9._-]){re.escape(name)}(?![a-z0-9_-])", text) is not None
+def _variants(name: str, text: str) -> set[str]:
+    """What follows ``name`` where it stands alone in ``text``: "" or "@variant". A part of a longer name is no hit."""
+    forms = [re.escape(form) for form in (name, name.rpartition(":")[0]) if form]
+    found = re.finditer(rf"(?<![a-z0-9._/@-])(?:{'|'.join(forms)}){_VARIANT}{_ENDS}", text, re.IGNORECASE)
+    return {match.group(1) or "" for match in found}

@@ -41,7 +41,7 @@ class Argument:
 class Option:
     flags: tuple[str, ...]
     placeholder: str | None
-    """Of its value; None for a switch."""
+    """Of its value, the long flag in capitals: ``--drop-layers`` takes DROP-LAYERS. None for a switch."""
 
 
 @dataclass(frozen=True)
@@ -79,5 +79,6 @@ def _verb(node: Node, words: tuple[str, ...]) -> Verb:
             arguments.append(Argument(shown, parameter.required))
         elif not getattr(parameter, "hidden", False) and "--help" not in parameter.opts:
             flags = (*parameter.opts, *parameter.secondary_opts)
-            options.append(Option(flags, None if getattr(parameter, "is_flag", False) else placeholder))
+            long = next((flag[2:].upper() for flag in flags if flag.startswith("--")), placeholder)
+            options.append(Option(flags, None if getattr(parameter, "is_flag", False) else long))
     return Verb(words, tuple(arguments), tuple(options))

@@ -110,9 +110,10 @@ def find(settings: Settings) -> Client:
     Raises Unavailable when neither is known.
     """
     given = {settings.sources["host"], settings.sources["port"]} != {"default"} and settings.port != 0
-    if given:
-        return Client(ANY_HOST.get(settings.host, settings.host), settings.port, settings.api_key)
     ours = of_home(settings)
+    if given:
+        there = Client(ANY_HOST.get(settings.host, settings.host), settings.port, settings.api_key)
+        return ours if ours is not None and ours.url == there.url else there
     if ours is None:
         raise Unavailable(f"no daemon runs for {settings.home}: start one with `kelm serve -d`")
     return ours
@@ -128,13 +129,15 @@ def running(settings: Settings) -> Client | None:
 
 
 def of_home(settings: Settings) -> Client | None:
-    """The daemon that runs for this KELM_HOME, wherever it listens; None when none does."""
+    """The daemon that runs for this KELM_HOME, wherever it listens; None when none does. Where no key is set, its own
+    token is the key: who can read it is its operator."""
     owner = daemonfile.owner(settings.home)
     if owner is None:
         return None
     address = urlsplit(owner.address)
     host = address.hostname or settings.host
-    return Client(ANY_HOST.get(host, host), address.port or settings.port, settings.api_key)
+    key = settings.api_key or owner.token or None
+    return Client(ANY_HOST.get(host, host), address.port or settings.port, key)
 
 
 def error_of(status: int, body: Json) -> KelmError:

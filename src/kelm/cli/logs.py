@@ -1,18 +1,21 @@
-"""The background daemon's log: where it is, and `kelm logs`."""
+"""The background daemon's log: where it is, and `kelm logs`, which shows a job's too."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
+from kelm.cli.client import Client, find
 from kelm.clock import SYSTEM
 from kelm.config import Settings, load_settings
 from kelm.errors import StoreError
 
 LOG_BYTES = 16 << 20
 """A longer log is put aside (the last one is kept) when a daemon starts."""
+ENDS = ("done", "failed", "cancelled")
 _LOOK_S = 0.2
 
 
@@ -51,3 +54,33 @@ def show(follow: bool, lines: int) -> None:
 def _put_aside(path: Path, fd: int) -> bool:
     """Whether a new daemon has begun a new file."""
     return path.exists() and path.stat().st_ino != os.fstat(fd).st_ino
+
+
+def show_job(pid: int, follow: bool, lines: int) -> None:
+    """Print the last ``lines`` lines of a job's log; with ``follow``, go on until it has ended."""
+    client = find(load_settings())
+    texts = job_texts(client, pid)
+    past = next(texts).splitlines(keepends=True)
+    sys.stdout.write("".join(past[-lines:] if lines else []))
+    sys.stdout.flush()
+    while follow and (more := next(texts, None)) is not None:
+        sys.stdout.write(more)
+        sys.stdout.flush()
+        if not more:
+            SYSTEM.sleep_s(_LOOK_S)
+
+
+def job_texts(client: Client, pid: int, start: int = 0) -> Iterator[str]:
+    """What is in the log of a job from byte ``start`` on, then what has come since the last piece (it may be empty),
+    until the job has ended."""
+    while True:
+        pieces: list[str] = []
+        while True:
+            answer = client.call("GET", f"/admin/jobs/{pid}/log?start={start}")
+            if not answer["text"]:
+                break
+            pieces.append(answer["text"])
+            start = answer["next"]
+        yield "".join(pieces)
+        if answer["state"] in ENDS:
+            return

@@ -23,6 +23,10 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+key_app = typer.Typer(help="Give tenants their API keys.", no_args_is_help=True)
+app.add_typer(key_app, name="key")
+cluster_app = typer.Typer(help="Several machines: one model over them, or the same one on each.", no_args_is_help=True)
+app.add_typer(cluster_app, name="cluster")
 
 
 def main() -> NoReturn:
@@ -61,8 +65,15 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="name[:tag] or org/n
 Models = Annotated[
     list[str], typer.Argument(metavar="MODEL...", help="name[:tag] or org/name[:tag]", autocompletion=_models)
 ]
+Variant = Annotated[str, typer.Argument(metavar="MODEL", help="model@variant", autocompletion=_models)]
 Json = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
+Pid = Annotated[int, typer.Argument(metavar="PID", help="as `kelm ps` shows it")]
 Value = str | None
+Nodes = Annotated[int | None, typer.Option("--nodes", metavar="N", help="so many equal nodes [2]")]
+Described = Annotated[
+    list[str] | None,
+    typer.Option("--node", metavar="NODE", help="NAME,power=8,bandwidth=1,memory=2GiB; again for more"),
+]
 
 
 @app.callback()
@@ -124,15 +135,44 @@ def shutdown() -> None:
 @app.command()
 def ps(
     models: Annotated[bool, typer.Option("--models", help="the models in memory instead of the requests")] = False,
+    all_: Annotated[bool, typer.Option("--all", "-a", help="jobs that have ended too")] = False,
+    tenants: Annotated[bool, typer.Option("--tenants", help="the tenants and their shares instead")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the running requests, or loaded models.
+    """List the running requests and jobs, loaded models, or tenants.
 
-    Models in memory with --models, the requests being answered without.
+    Models in memory with --models, tenants' shares with --tenants; the requests being answered and the jobs at work
+    without.
     """
     from kelm.cli import running
 
-    running.ps(models, as_json)
+    running.ps("models" if models else "tenants" if tenants else "processes", all_, as_json)
+
+
+@app.command()
+def cancel(pid: Pid) -> None:
+    """End a process: a running answer, or a job."""
+    from kelm.cli import running
+
+    running.cancel(pid)
+
+
+@app.command()
+def why(pid: Pid, as_json: Json = False) -> None:
+    """Say what a request does or waits for."""
+    from kelm.cli import running
+
+    running.why(pid, as_json)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def nice(
+    pid: Pid, priority: Annotated[int, typer.Argument(metavar="N", help="lower is earlier; a request's own is 0")]
+) -> None:
+    """Change the priority of a request while it runs."""
+    from kelm.cli import running
+
+    running.nice(pid, priority)
 
 
 @app.command()
@@ -176,10 +216,64 @@ def show(model: Model, as_json: Json = False) -> None:
 
 @app.command()
 def stop(model: Model) -> None:
-    """Unload a model; its requests end."""
+    """Unload a model; its requests end.
+
+    The variants that lie on it go with it.
+    """
     from kelm.cli import running
 
     running.stop(model)
+
+
+@app.command()
+def versions(variant: Variant, as_json: Json = False) -> None:
+    """List the versions of a variant.
+
+    Each with its parent, what it adds, its evaluation, and a mark at the one that is served.
+    """
+    from kelm.cli import versions as commands
+
+    commands.versions(variant, as_json)
+
+
+@app.command()
+def update(
+    variant: Variant,
+    delta: Annotated[
+        Path, typer.Argument(metavar="DELTA", help="a delta file, a PEFT adapter, or a checkpoint", exists=True)
+    ],
+    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="shown by kelm versions")] = "",
+    parent: Annotated[
+        int | None,
+        typer.Option("--parent", metavar="N", min=0, help="lay it over this version; 0: the base"),
+    ] = None,
+    no_publish: Annotated[bool, typer.Option("--no-publish", help="keep serving the version before")] = False,
+) -> None:
+    """Give a variant a new version.
+
+    A delta file is laid over the version that is served, an adapter's or a checkpoint's folder over the base. The
+    variant begins with it when it is not there yet. A running daemon serves it from the next request on; requests that
+    are running finish on the version they began with.
+    """
+    from kelm.cli import versions as commands
+
+    commands.update(variant, delta, note, parent, publish=not no_publish)
+
+
+@app.command()
+def publish(version: Annotated[str, typer.Argument(metavar="MODEL", help="model@variant:N")]) -> None:
+    """Serve this version of a variant."""
+    from kelm.cli import versions as commands
+
+    commands.publish(version)
+
+
+@app.command()
+def rollback(variant: Variant) -> None:
+    """Serve the version of a variant that was served before."""
+    from kelm.cli import versions as commands
+
+    commands.rollback(variant)
 
 
 @app.command()
@@ -219,7 +313,71 @@ def pretrain(
     training.pretrain(recipe, out or recipe.parent / "model", fresh)
 
 
-@app.command("eval", hidden=True)
+@app.command()
+def tune(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="the model to teach", autocompletion=_models)],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="a CSV or JSON Lines file", exists=True, dir_okay=False)],
+    name: Annotated[str | None, typer.Option("--name", metavar="VARIANT", help="[the file's name]")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="until BASE@VARIANT is served")] = False,
+    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="at most [the method's]")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", metavar="RATE", help="the peak [the method's]")
+    ] = None,
+    rank: Annotated[int | None, typer.Option("--rank", metavar="N", help="of the adapter [the method's]")] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="of every random choice")] = 1,
+) -> None:
+    """Teach a model from your examples.
+
+    A CSV with the columns text,label makes an encoder a classifier. JSON Lines with {"messages": [...]} teach a model
+    that chats. The job runs in the daemon, which is started if none runs; the result is BASE@VARIANT.
+    """
+    from kelm.cli import tuning
+
+    wanted = {"epochs": epochs, "learning_rate": learning_rate, "rank": rank, "seed": seed}
+    tuning.tune(base, data, name, wanted, wait)
+
+
+@app.command()
+def compress(
+    model: Model,
+    bits: Annotated[int | None, typer.Option("--bits", metavar="8|4", help="round the weights to so many")] = None,
+    group: Annotated[
+        int | None, typer.Option("--group", metavar="32|64|128", help="weights that share a scale, of 4 bits [32]")
+    ] = None,
+    head: Annotated[bool, typer.Option("--head", help="round an untied output head too")] = False,
+    drop_layers: Annotated[
+        int, typer.Option("--drop-layers", metavar="N", help="remove the N layers that matter least")
+    ] = 0,
+    drop: Annotated[str | None, typer.Option("--drop", metavar="LAYERS", help="remove these, such as 3,5")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="of the result [MODEL:int4 ...]")] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            "--text", metavar="FILE", exists=True, dir_okay=False, help="measure perplexity on it [MODEL writes one]"
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="until the result is served, and print what it cost")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="PNG", help="with --wait: draw the figures")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a smaller model: fewer bits, fewer layers.
+
+    The result is a model of its own, in the compressed-tensors format that vLLM and transformers read too. A job in the
+    daemon makes it, and measures size and perplexity before and after.
+    """
+    from kelm.cli import compressing
+    from kelm.wire.jobs import Compress
+
+    layers = compressing.read_layers(drop)
+    made = name or compressing.default_name(model, bits, drop_layers or len(layers))
+    spec = Compress(
+        model=model, name=made, bits=bits, group=group, head=head,  # type: ignore[arg-type]  # checked next
+        drop_layers=drop_layers, drop=layers, file=None if text is None else text.name,
+    )  # fmt: skip
+    compressing.compress(spec, compressing.Wanted(text, out, wait, as_json))
+
+
+@app.command("eval")
 def eval_(
     model: Model,
     task: Annotated[Path, typer.Argument(metavar="TASK", help="a JSON Lines file", exists=True, dir_okay=False)],
@@ -238,15 +396,36 @@ def eval_(
     evaluating.evaluate(model, task, evaluating.Wanted(out, limit, max_tokens, as_json))
 
 
+@app.command()
+def support(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="with desk.yaml", exists=True, file_okay=False)],
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="listen here")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", help="listen here; 0 takes a free one")] = 8440,
+    tune: Annotated[bool, typer.Option("--tune", help="make the intent classifier first, if it is missing")] = False,
+) -> None:
+    """Answer customers on a web page.
+
+    FOLDER holds what the desk knows: articles, templates, examples of questions. Starts the daemon if none runs. What
+    it can't answer goes to a person at /desk.
+    """
+    from kelm.cli import support as desk
+
+    desk.support(folder, host, port, tune)
+
+
 @app.command("logs")
 def logs_(
+    pid: Annotated[int | None, typer.Argument(metavar="PID", min=1, help="of a job, instead of the daemon's")] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as the log grows")] = False,
     lines: Annotated[int, typer.Option("-n", metavar="N", min=0, help="the last N lines")] = 100,
 ) -> None:
-    """Print the log of the background daemon."""
+    """Print the log of the background daemon, or of a job.
+
+    With -f, goes on until the job has ended; with Ctrl-C it goes on unwatched.
+    """
     from kelm.cli import logs
 
-    logs.show(follow, lines)
+    logs.show(follow, lines) if pid is None else logs.show_job(pid, follow, lines)
 
 
 @app.command()
@@ -266,3 +445,93 @@ def config_show(as_json: Json = False) -> None:
     from kelm.cli import report
 
     report.config_show(as_json)
+
+
+@key_app.command("create")
+def key_create(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="who it is for")],
+    weight: Annotated[
+        int | None, typer.Option("--weight", metavar="W", help="of the tenant's share; for all of its keys [1]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make an API key for a tenant. It is shown once.
+
+    A running daemon knows it at once. From the first key on its doors need one.
+    """
+    from kelm.cli import keys
+
+    keys.create(tenant, weight, as_json)
+
+
+@key_app.command("list")
+def key_list(as_json: Json = False) -> None:
+    """List the keys: whose, since when, revoked or not."""
+    from kelm.cli import keys
+
+    keys.list_(as_json)
+
+
+@key_app.command("revoke")
+def key_revoke(
+    key: Annotated[str, typer.Argument(metavar="ID", help="as `kelm key list` shows it")],
+) -> None:
+    """Make a key worthless, at once."""
+    from kelm.cli import keys
+
+    keys.revoke(key)
+
+
+@cluster_app.command("plan")
+def cluster_plan(model: Model, nodes: Nodes = None, node: Described = None, as_json: Json = False) -> None:
+    """Say which node would compute which layers.
+
+    Powers are in GFLOP/s, bandwidths in GB/s (or in one unit for all nodes). The plan makes the slowest node as early
+    as it can be, and keeps to every node's memory.
+    """
+    from kelm.cli import cluster
+
+    cluster.plan(model, cluster.Nodes(nodes, node or []), as_json)
+
+
+@cluster_app.command("run")
+def cluster_run(
+    model: Model,
+    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="[standard input]")] = None,
+    nodes: Nodes = None,
+    node: Described = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", help="of the answer")] = 256,
+    temperature: Annotated[float | None, typer.Option("--temperature", metavar="T", help="[the model's own]")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="the same tokens again [a fresh one]")] = None,
+) -> None:
+    """Answer one prompt with a model that is split over processes.
+
+    Each holds only its layers; `kelm cluster plan` says which. The answer is what one process would give.
+    """
+    from kelm.cli import cluster
+
+    cluster.run(model, prompt, cluster.Nodes(nodes, node or []), cluster.Answer(max_tokens, temperature, seed))
+
+
+@cluster_app.command("serve")
+def cluster_serve(
+    model: Model,
+    replicas: Annotated[int, typer.Option("--replicas", metavar="N", help="each on a node of its own")] = 2,
+    host: Annotated[Value, typer.Option(metavar="ADDRESS", help="listen here [127.0.0.1]")] = None,
+    port: Annotated[Value, typer.Option(metavar="N", help="listen here; 0 takes a free one [8420]")] = None,
+    dtype: Annotated[Value, typer.Option(metavar="TYPE", help="auto, float32, bfloat16, float16 [auto]")] = None,
+    threads: Annotated[Value, typer.Option(metavar="N", help="of all replicas together [what there are]")] = None,
+    memory: Annotated[Value, typer.Option(metavar="SIZE", help="of all replicas together [70%]")] = None,
+    api_key: Annotated[Value, typer.Option(metavar="KEY", help="clients must send it [none]")] = None,
+    drain_s: Annotated[Value, typer.Option(metavar="SECONDS", help="for unfinished requests at the end [5]")] = None,
+    log_level: Annotated[Value, typer.Option(metavar="LEVEL", help="debug, info, warning, error [info]")] = None,
+) -> None:
+    """Serve a model from several daemons, on nodes of a local Ray.
+
+    Requests with the same beginning go to the same replica. When one dies, its streams go on at another one: nothing is
+    lost, and nothing comes twice.
+    """
+    from kelm.cli import cluster
+
+    flags = {name: value for name, value in locals().items() if name not in ("model", "replicas", "cluster")}
+    cluster.serve(flags, model, replicas)

@@ -1,43 +1,27 @@
-// kelm._native: the only unit that knows Python. Checks shapes, lets the interpreter go on, calls a kernel.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
+// kelm._native. This unit and module_linear.cpp are the only ones that know Python: they check shapes, let the
+// interpreter go on, and call a kernel.
+#include "module.hpp"
 
-#include "isa.hpp"
 #include "rms_norm.hpp"
-
-namespace nb = nanobind;
 
 namespace kelm {
 namespace {
 
-using Rows = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;
-using ConstRows = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;
-using ConstVector = nb::ndarray<const float, nb::ndim<1>, nb::device::cpu>;
-
-void require(bool holds, const char *message) {
-    if (!holds) throw nb::value_error(message);
-}
-
-// A row of one float, or an array without floats, may carry any stride.
-template <typename Array>
-bool packed_rows(const Array &a) {
-    return a.size() == 0 || a.shape(a.ndim() - 1) == 1 || a.stride(a.ndim() - 1) == 1;
-}
-
-auto kernel_of(int isa) {
-    require(isa >= 0 && isa <= static_cast<int>(best_isa()), "this machine does not have that instruction set");
+auto rms_norm_of(Isa isa) {
 #if defined(__x86_64__)
-    if (isa == static_cast<int>(Isa::avx512)) return rms_norm_avx512;
-    if (isa == static_cast<int>(Isa::avx2)) return rms_norm_avx2;
+    if (isa >= Isa::avx512) return rms_norm_avx512;
+    if (isa >= Isa::avx2) return rms_norm_avx2;
 #endif
+    (void)isa;
     return rms_norm_portable;
 }
 
-void rms_norm(ConstRows x, ConstVector weight, Rows out, float eps, bool unit_offset, int isa) {
-    const auto kernel = kernel_of(isa);
+void rms_norm(ConstRows2 x, ConstVector weight, Rows2 out, float eps, bool unit_offset, int isa) {
+    const auto kernel = rms_norm_of(isa_of(isa));
     require(out.shape(0) == x.shape(0) && out.shape(1) == x.shape(1), "out must have the shape of x");
     require(weight.shape(0) == x.shape(1), "weight must have one value for each column of x");
-    require(packed_rows(x) && packed_rows(out) && packed_rows(weight), "the last dimension must be contiguous");
+    require(contiguous_rows(x) && contiguous_rows(out) && contiguous_rows(weight),
+            "the last dimension must be contiguous");
     const RmsNorm op{x.data(),
                      weight.data(),
                      out.data(),
@@ -52,13 +36,21 @@ void rms_norm(ConstRows x, ConstVector weight, Rows out, float eps, bool unit_of
     kernel(op);
 }
 
+nb::list machine_isas() {
+    nb::list found;
+    for (int isa = 0; isa < kIsas; ++isa)
+        if (machine_has(static_cast<Isa>(isa))) found.append(isa);
+    return found;
+}
+
 }  // namespace
 }  // namespace kelm
 
 NB_MODULE(_native, m) {
     m.doc() = "Kelm's CPU kernels; use kelm.ops.native";
-    m.def("best_isa", [] { return static_cast<int>(kelm::best_isa()); });
+    m.def("machine_isas", &kelm::machine_isas);
     // noconvert: an array of another dtype or device is an error, never a silent copy.
-    m.def("rms_norm", &kelm::rms_norm, nb::arg("x").noconvert(), nb::arg("weight").noconvert(),
-          nb::arg("out").noconvert(), nb::arg("eps"), nb::arg("unit_offset"), nb::arg("isa"));
+    m.def("rms_norm", &kelm::rms_norm, nanobind::arg("x").noconvert(), nanobind::arg("weight").noconvert(),
+          nanobind::arg("out").noconvert(), nanobind::arg("eps"), nanobind::arg("unit_offset"), nanobind::arg("isa"));
+    kelm::bind_linear(m);
 }

@@ -24,7 +24,7 @@ def png(result: Result) -> bytes:
     side = 3.5 + 0.3 * min(len(result.classes), MOST_CLASSES)
     bars = max(1.8 + 0.55 * len(result.metrics), side if result.classes else 0)
     # A label is text, never a formula.
-    with matplotlib.rc_context({"text.parse_math": False, "font.family": _fonts()}):
+    with matplotlib.rc_context({"text.parse_math": False, "font.family": fonts()}):
         figure = Figure(figsize=(6 + side if result.classes else 7, bars), layout="constrained")
         figure.suptitle(f"{result.model} on {result.task} (n = {result.n})", fontsize=12)
         if result.classes:
@@ -79,7 +79,7 @@ def _number(axes: Axes, result: Result, shares: list[list[float]]) -> None:
             axes.text(x, y, str(result.confusion[y][x]), ha="center", va="center", color=colour)
 
 
-def _fonts() -> list[str]:
+def fonts() -> list[str]:
     """matplotlib's own, then what this machine has for Chinese and Japanese."""
     here = set(font_manager.get_font_names())
     return ["DejaVu Sans", *(name for name in _CJK_FONTS if name in here)]
@@ -87,7 +87,7 @@ def _fonts() -> list[str]:
 
 def _drawable(label: str, number: int) -> str:
     """The label, cut to the room there is; where no font has its letters, its row in the table (#3)."""
-    fonts = [font_manager.get_font(font_manager.findfont(name)) for name in _fonts()]
-    if not all(any(font.get_char_index(ord(letter)) for font in fonts) for letter in label):
+    faces = [font_manager.get_font(font_manager.findfont(name)) for name in fonts()]
+    if not all(any(face.get_char_index(ord(letter)) for face in faces) for letter in label):
         return f"#{number}"
     return label if len(label) <= 24 else f"{label[:23]}…"

@@ -12,20 +12,22 @@ _SCORE = SamplingParams(max_tokens=0, prompt_logprobs=0, temperature=0.0, seed=0
 
 def text_logprobs(llm: LLM, texts: Sequence[str]) -> list[list[float]]:
     """Of each text's tokens, all of them: the first follows the token that begins a text (or ends one, where the model
-    has no such), as in lm-evaluation-harness. A text longer than the context is cut into windows that don't overlap:
-
-        begin a b c | c d e f | f g        context of 4; each window's first token is only read
-    """
-    begin = _begin(llm)
-    context = llm.info.max_context_tokens
-    windows: list[tuple[int, list[int]]] = []
-    for number, text in enumerate(texts):
-        ids = [begin, *_bare(llm, text)]
-        windows += [(number, ids[at : at + context]) for at in range(0, len(ids) - 1, context - 1)]
+    has no such), as in lm-evaluation-harness. A text longer than the context is cut (``windows``)."""
+    cut = [(number, ids) for number, text in enumerate(texts) for ids in windows(llm, text)]
     scored: list[list[float]] = [[] for _ in texts]
-    for (number, _), logprobs in zip(windows, _logprobs(llm, [ids for _, ids in windows]), strict=True):
-        scored[number] += logprobs
+    for (number, _), made in zip(cut, logprobs(llm, [ids for _, ids in cut]), strict=True):
+        scored[number] += made
     return scored
+
+
+def windows(llm: LLM, text: str) -> list[list[int]]:
+    """A text's tokens in windows that don't overlap; each window's first token is only read.
+
+    begin a b c | c d e f | f g        context of 4
+    """
+    context = llm.info.max_context_tokens
+    ids = [begin_token(llm), *_bare(llm, text)]
+    return [ids[at : at + context] for at in range(0, len(ids) - 1, context - 1)]
 
 
 def answer_logprobs(llm: LLM, texts: Sequence[str], answers: Sequence[str]) -> list[dict[str, float]]:
@@ -34,7 +36,7 @@ def answer_logprobs(llm: LLM, texts: Sequence[str], answers: Sequence[str]) -> l
     The answers are compared from the first token in which they can differ, so that a tokenizer which merges the end of
     the text with one of them treats them alike.
     """
-    begin = _begin(llm)
+    begin = begin_token(llm)
     prompts: list[list[int]] = []
     starts: list[int] = []
     for text in texts:
@@ -42,12 +44,12 @@ def answer_logprobs(llm: LLM, texts: Sequence[str], answers: Sequence[str]) -> l
         wholes = [[begin, *_bare(llm, f"{bare} {answer}")] for answer in answers]
         starts.append(_shared([[begin, *_bare(llm, bare)], *wholes]))
         prompts += wholes
-    logprobs = iter(_logprobs(llm, prompts))
+    made = iter(logprobs(llm, prompts))
     # Entry i is of token i + 1: nothing comes before the first.
-    return [{answer: sum(next(logprobs)[start - 1 :]) for answer in answers} for start in starts]
+    return [{answer: sum(next(made)[start - 1 :]) for answer in answers} for start in starts]
 
 
-def _logprobs(llm: LLM, prompts: Sequence[list[int]]) -> list[list[float]]:
+def logprobs(llm: LLM, prompts: Sequence[list[int]]) -> list[list[float]]:
     """Of each prompt's tokens but the first."""
     made = llm.generate(prompts, _SCORE)
     return [[entry.logprob for entry in completion.prompt_logprobs or () if entry is not None] for completion in made]
@@ -57,7 +59,8 @@ def _bare(llm: LLM, text: str) -> list[int]:
     return llm.tokenizer.encode(text, add_special_tokens=False)
 
 
-def _begin(llm: LLM) -> int:
+def begin_token(llm: LLM) -> int:
+    """The token that a text's first one follows. Raises UnsupportedModel where there is none."""
     tokenizer = llm.tokenizer
     token = next(iter(tokenizer.eos_ids), None) if tokenizer.bos_id is None else tokenizer.bos_id
     if token is None:

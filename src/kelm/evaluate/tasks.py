@@ -11,7 +11,6 @@ the file and the line.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, Literal
 
 from kelm import limits
 from kelm.errors import InvalidRequest
-from kelm.suggest import near
+from kelm.text import rows
 
 Kind = Literal["perplexity", "classification", "generation"]
 
@@ -55,18 +54,19 @@ class Task:
         return f"{self.name}:{row.line}"
 
 
-def read(path: Path, limit: int | None = None) -> Task:
-    """The first ``limit`` rows of a task file (the whole of which is checked).
+def read(path: Path, limit: int | None = None, name: str | None = None) -> Task:
+    """The first ``limit`` rows of a task file (the whole of which is checked). ``name``: what to call it.
 
     Raises InvalidRequest, with the line, for a file that is empty, too long, not JSON Lines or of mixed kinds, and for
     a row that lacks a field or has it malformed.
     """
     if limit is not None:
         limits.EVAL_ROWS.check(limit, field="limit")
+    name = name or path.name
     shape: frozenset[str] = frozenset()
-    rows: list[Row] = []
-    for line, fields in _objects(path):
-        at = f"{path.name}:{line}"
+    found_rows: list[Row] = []
+    for line, fields in _objects(path, name):
+        at = f"{name}:{line}"
         found = _shape(fields, at)
         shape = shape or found
         if found != shape:
@@ -74,16 +74,16 @@ def read(path: Path, limit: int | None = None) -> Task:
                 f"{at}: this row has {_listed(found)}, the rows before it {_listed(shape)}; a task file holds one kind,"
                 " so put the others in a file of their own"
             )
-        rows.append(_row(line, fields, shape, at))
-        if len(rows) > limits.EVAL_ROWS.most:
+        found_rows.append(_row(line, fields, shape, at))
+        if len(found_rows) > limits.EVAL_ROWS.most:
             raise InvalidRequest(f"{at}: more than {limits.EVAL_ROWS.most:.0f} rows; split the file")
-    if not rows:
-        raise InvalidRequest(f"{path.name}: no rows; write one JSON object a line, with the fields {SHAPES}")
-    labels = tuple(dict.fromkeys(row.target for row in rows)) if "label" in shape else ()
-    return Task(path.name, KINDS[shape], tuple(rows[:limit]), labels)
+    if not found_rows:
+        raise InvalidRequest(f"{name}: no rows; write one JSON object a line, with the fields {SHAPES}")
+    labels = tuple(dict.fromkeys(row.target for row in found_rows)) if "label" in shape else ()
+    return Task(name, KINDS[shape], tuple(found_rows[:limit]), labels)
 
 
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _objects(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of every line that isn't blank."""
     longest = int(limits.EVAL_LINE_BYTES.most)
     try:
@@ -92,32 +92,17 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             while raw := stream.readline(longest + 1):
                 line += 1
                 if len(raw) > longest:
-                    raise InvalidRequest(f"{path.name}:{line}: the line is longer than {longest} bytes")
+                    raise InvalidRequest(f"{name}:{line}: the line is longer than {longest} bytes")
                 if raw.strip():
-                    yield line, _object(raw, f"{path.name}:{line}")
+                    yield line, rows.parse_object(rows.decode(raw, name, line), f"{name}:{line}", SHAPES)
     except OSError as error:
-        raise InvalidRequest(f"{path.name} can't be read: {error.strerror}") from None
-
-
-def _object(raw: bytes, at: str) -> dict[str, Any]:
-    try:
-        value = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{at}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"{at}: not JSON ({error}); write one JSON object a line") from None
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"{at}: {limits.shown(value)} is no JSON object; a row is one with the fields {SHAPES}")
-    return value
+        raise InvalidRequest(f"{name} can't be read: {error.strerror}") from None
 
 
 def _shape(fields: dict[str, Any], at: str) -> frozenset[str]:
     """The row's known fields, if they make a row."""
     found = frozenset(fields) & frozenset(FIELDS)
-    for name in fields:
-        meant = [field for field in near(name, FIELDS) if field not in found]
-        if name not in found and meant:
-            raise InvalidRequest(f"{at}: {limits.shown(name)} looks like {meant[0]}; rename it, or drop it")
+    rows.check_spelling(fields, FIELDS, at)
     if found in KINDS:
         return found
     wanted = [shape for shape in KINDS if found and found < shape]
@@ -126,38 +111,13 @@ def _shape(fields: dict[str, Any], at: str) -> frozenset[str]:
 
 
 def _row(line: int, fields: dict[str, Any], shape: frozenset[str], at: str) -> Row:
-    source = _messages(fields["messages"], at) if "messages" in shape else _text(fields, "prompt", "text", at=at)
+    if "messages" in shape:
+        source: str | list[dict[str, Any]] = rows.messages_of(fields["messages"], at)
+    else:
+        source = rows.text_of(fields, "text" if "text" in shape else "prompt", at)
     if "label" in shape:
-        return Row(line, source, _label(fields["label"], at))
-    return Row(line, source, _text(fields, "reference", at=at) if "reference" in shape else "")
-
-
-def _text(fields: dict[str, Any], *names: str, at: str) -> str:
-    """The one of ``names`` that the row has: text that isn't blank."""
-    name = next(name for name in names if name in fields)
-    value = fields[name]
-    if not isinstance(value, str) or not value.strip():
-        raise InvalidRequest(f"{at}: {name} must be text that isn't blank, got {limits.shown(value)}", param=name)
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequest(f"{at}: {name} has half of a surrogate pair, which is no character", param=name) from None
-    return value
-
-
-def _label(value: object, at: str) -> str:
-    """Labels are names; whole numbers are taken as written."""
-    name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > limits.STRING_BYTES.most:
-        raise InvalidRequest(f"{at}: label must be a name or a whole number, got {limits.shown(value)}", param="label")
-    return name
-
-
-def _messages(value: object, at: str) -> list[dict[str, Any]]:
-    """Only the outline: what a message may hold is the chat template's business."""
-    if not isinstance(value, list) or not value or not all(isinstance(message, dict) for message in value):
-        raise InvalidRequest(f"{at}: messages must be a list of objects with role and content", param="messages")
-    return value
+        return Row(line, source, rows.label_of(fields["label"], at))
+    return Row(line, source, rows.text_of(fields, "reference", at) if "reference" in shape else "")
 
 
 def _listed(names: frozenset[str]) -> str:

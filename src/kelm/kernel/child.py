@@ -1,4 +1,4 @@
-"""One life of a worker process: started over a socketpair, heard from, killed, reaped."""
+"""One life of a child process, a worker or a job: started over a socketpair, heard from, killed, reaped."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from kelm import limits
 from kelm.kernel.link import Link
-from kelm.wire.messages import PROTOCOL, Command, Hello, Report
+from kelm.wire import jobs, messages
+
+R = TypeVar("R")
+H = TypeVar("H", bound=messages.Hello | jobs.Began)
 
 _LAST_WORDS_S = 1.0
 """After its exit its socket is read on for so long: the last reports may be on the way."""
@@ -22,34 +28,63 @@ class NeverUp(Exception):
     """It didn't say hello: why."""
 
 
-class Child:
+@dataclass(frozen=True, slots=True)
+class Language(Generic[R, H]):
+    """What a kind of child says: the union of its reports, which of them comes first, and in which version."""
+
+    reports: Any
+    hello: type[H]
+    protocol: int
+
+
+WORKER: Language[messages.Report, messages.Hello] = Language(messages.Report, messages.Hello, messages.PROTOCOL)
+JOB: Language[jobs.Report, jobs.Began] = Language(jobs.Report, jobs.Began, jobs.PROTOCOL)
+
+
+class Child(Generic[R, H]):
     """Made by ``spawn``; ``gone`` must be awaited, or a zombie and two descriptors stay."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], on_report: Callable[[Report], None]) -> None:
+    def __init__(
+        self, popen: subprocess.Popen[bytes], language: Language[R, H], on_report: Callable[[R], None]
+    ) -> None:
         loop = asyncio.get_running_loop()
         self._popen = popen
         self._pidfd = os.pidfd_open(popen.pid)
+        self._language = language
         self._on_report = on_report
-        self._hello: asyncio.Future[Hello] = loop.create_future()
+        self._hello: asyncio.Future[H] = loop.create_future()
         self._lost: asyncio.Future[str] = loop.create_future()
         self._exited: asyncio.Future[None] = loop.create_future()
-        self._link: Link
+        self._link: Link[R]
         loop.add_reader(self._pidfd, self._on_exit)
 
     @classmethod
-    async def spawn(cls, command: Sequence[str], on_report: Callable[[Report], None]) -> Child:
-        """Start ``command`` with the number of its socket's descriptor appended. OSError when it can't be run."""
+    async def spawn(
+        cls,
+        command: Sequence[str],
+        language: Language[R, H],
+        on_report: Callable[[R], None],
+        output: int | None = None,
+    ) -> Child[R, H]:
+        """Start ``command`` with the number of its socket's descriptor appended; ``output``: a descriptor for what it
+        prints, ours without one. OSError when it can't be run."""
         ours, theirs = socket.socketpair()
         with theirs:
-            popen = subprocess.Popen(
-                [*command, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                process_group=0,  # a terminal's Ctrl-C is for the daemon, which drains
-            )
-        child = cls(popen, on_report)
-        child._link = await Link.over(ours, child._on_message, child._on_lost)
+            try:
+                popen = subprocess.Popen(
+                    [*command, str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    env=_environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    process_group=0,  # a terminal's Ctrl-C is for the daemon, which drains
+                )
+            except OSError:
+                ours.close()
+                raise
+        child = cls(popen, language, on_report)
+        child._link = await Link.over(ours, language.reports, child._on_message, child._on_lost)
         return child
 
     @property
@@ -60,10 +95,10 @@ class Child:
     def backlog_bytes(self) -> int:
         return self._link.backlog_bytes
 
-    def send(self, command: Command) -> None:
+    def send(self, command: msgspec.Struct) -> None:
         self._link.send(command)
 
-    async def hello(self) -> Hello:
+    async def hello(self) -> H:
         """Its first message. Raises NeverUp when that isn't a hello of our protocol within limits.WORKER_START_S."""
         either: list[asyncio.Future[Any]] = [self._hello, self._lost]
         await asyncio.wait(either, timeout=limits.WORKER_START_S.value, return_when=asyncio.FIRST_COMPLETED)
@@ -72,8 +107,8 @@ class Child:
         if not self._hello.done():
             raise NeverUp(f"it said nothing within {limits.WORKER_START_S.value:g} s")
         hello = self._hello.result()
-        if hello.protocol != PROTOCOL:
-            raise NeverUp(f"it speaks protocol {hello.protocol}, this daemon {PROTOCOL}")
+        if hello.protocol != self._language.protocol:
+            raise NeverUp(f"it speaks protocol {hello.protocol}, this daemon {self._language.protocol}")
         return hello
 
     def kill(self, why: str) -> None:
@@ -90,13 +125,13 @@ class Child:
             await self._exited
         return f"{why} ({_exit(self._popen.wait())})"
 
-    def _on_message(self, report: Report) -> None:
+    def _on_message(self, report: R) -> None:
         if self._hello.done():
             self._on_report(report)
-        elif isinstance(report, Hello):
+        elif isinstance(report, self._language.hello):
             self._hello.set_result(report)
         else:
-            self.kill(f"its first message was {type(report).__name__}, not Hello")
+            self.kill(f"its first message was {type(report).__name__}, not {self._language.hello.__name__}")
 
     def _on_lost(self, why: str) -> None:
         if not self._lost.done():

@@ -1,6 +1,7 @@
 """One daemon for each KELM_HOME: a locked file that says who it is.
 
-``KELM_HOME/run/daemon.json``: ``{"pid": 1234, "address": "http://127.0.0.1:8420", "started": 1760000000.0}``
+``KELM_HOME/run/daemon.json``:
+``{"pid": 1234, "address": "http://127.0.0.1:8420", "started": 1760000000.0, "token": "..."}``, mode 0600
 
 The lock (flock, held by a descriptor of the daemon) is the truth: it goes with the process, however that ends. A file
 that nobody has locked is stale, whatever pid it names.
@@ -23,23 +24,25 @@ _TRIES = 20
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """The daemon of a home. ``started`` is Unix time."""
+    """The daemon of a home. ``started`` is Unix time, ``token`` the operator's key at its doors."""
 
     pid: int
     address: str
     started: float
+    token: str = ""
 
 
 class DaemonFile:
     """Held from ``acquire`` to ``release``."""
 
-    def __init__(self, path: Path, descriptor: int, started_s: float) -> None:
+    def __init__(self, path: Path, descriptor: int, started_s: float, token: str) -> None:
+        self._token = token
         self._path = path
         self._descriptor = descriptor
         self._started_s = started_s
 
     @classmethod
-    def acquire(cls, home: Path, address: str, clock: Clock) -> DaemonFile:
+    def acquire(cls, home: Path, address: str, clock: Clock, token: str = "") -> DaemonFile:
         """Raises ConfigError naming the daemon that has this home, StoreError when the file can't be made."""
         path = _path(home)
         try:
@@ -49,13 +52,13 @@ class DaemonFile:
             raise StoreError(f"{path} can't be made: {error.strerror}") from None
         if descriptor is None:
             raise ConfigError(_in_use(home))
-        held = cls(path, descriptor, clock.wall_s())
+        held = cls(path, descriptor, clock.wall_s(), token)
         held.announce(address)
         return held
 
     def announce(self, address: str) -> None:
         """Write where the doors are; again once a free port was taken."""
-        body = msgspec.json.encode(Owner(os.getpid(), address, self._started_s)) + b"\n"
+        body = msgspec.json.encode(Owner(os.getpid(), address, self._started_s, self._token)) + b"\n"
         os.pwrite(self._descriptor, body, 0)
         os.ftruncate(self._descriptor, len(body))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from kelm.kernel.processes import Job, ProcessTable
 from kelm.kernel.suspects import Suspects
-from kelm.wire.messages import Cancel, Command, Pause, Resume, StepBegin
+from kelm.wire.messages import Cancel, Command, Pause, Renice, Resume, StepBegin
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +62,21 @@ class Dispatcher:
             self._send(job.command())
         elif run and pid in self._parked:
             self._parked.remove(pid)
-            self._send(Resume(pid))
+            self._send(Resume(pid, job.record.standing.share.counter))
         elif not run and pid in self._given and pid not in self._parked:
             self._parked.add(pid)
             self._send(Pause(pid))
+            if not job.held:
+                job.set_aside()
+
+    def renice(self, job: Job) -> None:
+        """Its priority has changed."""
+        if job.record.pid in self._given:
+            self._send(Renice(job.record.pid, job.record.priority))
+
+    def trial(self, pid: int) -> tuple[int, ...]:
+        """The suspects that ``pid`` waits for; none when it may run itself."""
+        return () if self._suspects.may_run(pid) else self._suspects.on_trial
 
     def ended(self, pid: int, *, in_worker: bool) -> None:
         """A job left the table. ``in_worker``: the worker doesn't know yet."""

@@ -61,6 +61,10 @@ class EncodeJob:
             inputs=request.inputs[piece],
             types=request.types[piece],
             normalize=request.normalize,
+            priority=self.record.priority,
+            share=self.record.standing.number,
+            weight=self.record.standing.share.weight,
+            counter=self.record.standing.share.counter,
         )
 
     def receive(self, report: Encoded) -> None:
@@ -78,8 +82,15 @@ class EncodeJob:
             self._result.set_result(self._arrays)
         self._leave("done", in_worker=False)
 
+    @property
+    def done_inputs(self) -> int:
+        return len(self._arrays)
+
     def lost(self) -> None:
         """It has no state in the worker: the pieces that are done stay done."""
+
+    def set_aside(self) -> None:
+        """Nor is there a state to change."""
 
     def fail(self, error: KelmError, *, in_worker: bool = True) -> None:
         if self.record.finished:

@@ -1,7 +1,7 @@
-"""The socket to one worker: commands out, reports in, in order, each way bounded.
+"""The socket to one child process (a worker, a job): commands out, reports in, in order, each way bounded.
 
-A report is handled as it is read, so a worker that reports faster than the daemon handles fills the socket and
-waits. Commands that the worker doesn't read yet are counted in ``backlog_bytes``, which admission looks at.
+A report is handled as it is read, so a child that reports faster than the daemon handles fills the socket and
+waits. Commands that it doesn't read yet are counted in ``backlog_bytes``, which admission looks at.
 """
 
 from __future__ import annotations
@@ -9,36 +9,39 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import cast
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
 
 from kelm.wire import framing
-from kelm.wire.messages import Command, Report
 
+R = TypeVar("R")
 _READ_BYTES = 8 * 1024
 """At most so much is handled before the loop looks after others: about 20 ms of reports of one token each."""
 
 
-class Link(asyncio.BufferedProtocol):
-    """``on_report`` gets every report, then ``on_lost`` once, with the reason, after the last one."""
+class Link(asyncio.BufferedProtocol, Generic[R]):
+    """``on_report`` gets every report (of the union ``kind``), then ``on_lost`` once, with the reason, after the last
+    one."""
 
-    def __init__(self, on_report: Callable[[Report], None], on_lost: Callable[[str], None]) -> None:
+    def __init__(self, kind: Any, on_report: Callable[[R], None], on_lost: Callable[[str], None]) -> None:
         self._on_report = on_report
         self._on_lost = on_lost
-        self._reader: framing.Reader[Report] = framing.Reader(Report)
+        self._reader: framing.Reader[R] = framing.Reader(kind)
         self._buffer = bytearray(_READ_BYTES)
         self._transport: asyncio.Transport | None = None
         self._why = "it closed its socket"
 
     @classmethod
     async def over(
-        cls, sock: socket.socket, on_report: Callable[[Report], None], on_lost: Callable[[str], None]
-    ) -> Link:
+        cls, sock: socket.socket, kind: Any, on_report: Callable[[R], None], on_lost: Callable[[str], None]
+    ) -> Link[R]:
         """Take over one end of a connected pair."""
         loop = asyncio.get_running_loop()
-        _, link = await loop.create_unix_connection(lambda: cls(on_report, on_lost), sock=sock)
+        _, link = await loop.create_unix_connection(lambda: cls(kind, on_report, on_lost), sock=sock)
         return link
 
-    def send(self, command: Command) -> None:
+    def send(self, command: msgspec.Struct) -> None:
         """Queue a command; never blocks. Nothing happens on a link that is lost."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(framing.encode(command))

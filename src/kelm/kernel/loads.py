@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from kelm import limits
-from kelm.errors import KelmError, WorkerFailed, by_code
+from kelm.errors import KelmError, OutOfMemory, WorkerFailed, by_code
 from kelm.wire.messages import Command, Load, Loaded, LoadFailed, LoadProgress, Unload, Unloaded
 
 log = logging.getLogger(__name__)
@@ -25,12 +25,17 @@ class _WorkerGone(Exception):
 
 
 class Loads:
-    """One load at a time, so that whatever is being loaded when the worker dies is the suspect."""
+    """One load at a time, so that whatever is being loaded when the worker dies is the suspect.
+
+    A new worker is first given the models that its predecessor had; newcomers wait until they are ``restored``, else
+    one of them could take their memory.
+    """
 
     def __init__(self, send: Callable[[Command], None]) -> None:
         self._send = send
         self._turn = asyncio.Lock()
         self._up = asyncio.Event()
+        self._restored = asyncio.Event()
         self._hopeless: KelmError | None = None
         self._answer: asyncio.Future[Loaded] | None = None
         self._loading = ""
@@ -47,19 +52,20 @@ class Loads:
         """Whether an answer of the worker is awaited."""
         return self.loading or bool(self._unloading)
 
-    async def load(self, load: Load, progress: Progress) -> Loaded:
+    async def load(self, load: Load, progress: Progress, *, again: bool = False) -> Loaded:
         """Wait for a worker and for its turn, then for its answer; tried again when the worker dies meanwhile.
 
-        Raises what the worker says (UnsupportedModel, ModelFormatError, OutOfMemory, ...), or WorkerFailed when it
-        died of it limits.WORKER_DEATHS_ALONE times.
+        ``again``: the last worker had it. Raises what the worker says (UnsupportedModel, ModelFormatError, OutOfMemory,
+        ...), or WorkerFailed when it died of it limits.WORKER_DEATHS_ALONE times.
         """
+        ready = self._up if again else self._restored
         while True:
-            await self._up.wait()
+            await ready.wait()
             if self._hopeless is not None:
                 raise self._hopeless
             async with self._turn:
                 try:
-                    return await self._ask(load, progress)
+                    return await self._ask(load, progress, ready)
                 except _WorkerGone as gone:
                     if gone.blamed:
                         self._charge(load.model)
@@ -87,7 +93,10 @@ class Loads:
         elif isinstance(report, Loaded):
             self._answer.set_result(report)
         else:
-            self._answer.set_exception(by_code(report.code)(report.message))
+            error = by_code(report.code)(report.message)
+            if isinstance(error, OutOfMemory):
+                error.missing_bytes = report.missing_bytes
+            self._answer.set_exception(error)
 
     # the worker's life
 
@@ -95,9 +104,14 @@ class Loads:
         self._hopeless = None
         self._up.set()
 
+    def restored(self) -> None:
+        """The worker that is up has what the last one had."""
+        self._restored.set()
+
     def worker_down(self, *, blamed: bool) -> None:
         """``blamed``: it died outside a step, so of what it was loading."""
         self._up.clear()
+        self._restored.clear()
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(_WorkerGone(blamed))
         for key in list(self._unloading):
@@ -106,11 +120,12 @@ class Loads:
     def worker_hopeless(self, error: KelmError) -> None:
         """End every load that waits for a worker."""
         self._hopeless = error
-        self._up.set()  # wakes those who wait now
-        self._up.clear()
+        for event in (self._up, self._restored):
+            event.set()  # wakes those who wait now
+            event.clear()
 
-    async def _ask(self, load: Load, progress: Progress) -> Loaded:
-        if not self._up.is_set():
+    async def _ask(self, load: Load, progress: Progress, ready: asyncio.Event) -> Loaded:
+        if not ready.is_set():
             raise _WorkerGone(blamed=False)
         self._answer = asyncio.get_running_loop().create_future()
         self._loading, self._progress = load.model, progress

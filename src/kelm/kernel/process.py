@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from msgspec.structs import replace
 
@@ -14,7 +14,9 @@ from kelm.kernel.choice import Choice
 from kelm.kernel.outbox import Outbox
 from kelm.kernel.processes import Job, Record, State
 from kelm.kernel.requests import Chunk, Generation, Usage
-from kelm.wire.messages import Started, Submit, TokenLogprobs, Tokens
+from kelm.wire.messages import Move, Started, Submit, TokenLogprobs, Tokens
+
+Place = Literal["queued", "running", "parked"]
 
 
 class Host(Protocol):
@@ -46,7 +48,8 @@ class Process:
         self._outbox = Outbox()
         self._prompt_logprobs: list[TokenLogprobs | None] | None = None
         self._held = False
-        self._in_worker = False
+        self._at: Place = "queued"
+        """Where it is, its reader left aside."""
         self._taken_s = host.clock.monotonic_s()
         record.account.prompt_tokens = len(request.prompt)
 
@@ -104,6 +107,10 @@ class Process:
             generated=[] if fresh else [choice.known for choice in self._choices],
             finished=[choice.index for choice in self._choices if choice.finish is not None],
             salt=self.record.salt,
+            priority=self.record.priority,
+            share=self.record.standing.number,
+            weight=self.record.standing.share.weight,
+            counter=self.record.standing.share.counter,
         )
 
     def started(self, report: Started) -> None:
@@ -112,9 +119,16 @@ class Process:
         if account.started_s is None:
             account.started_s = self._host.clock.monotonic_s()
             account.cached_tokens = report.cached_tokens
-        self._in_worker = True
-        if self.record.state == "queued":
-            self.record.transition("running")
+        self._be("running")
+
+    def moved(self, move: Move) -> None:
+        """The worker says where it is."""
+        if move.state == "queued" and self._at != "queued":
+            self.record.account.preempted += 1
+        if move.state == "parked" and self._at != "parked":
+            self.record.account.parked += 1
+        self.record.wants = move.wants
+        self._be(move.state)
 
     def prompt_scored(self, entries: list[TokenLogprobs | None]) -> None:
         """Log-probabilities of the prompt, for the first chunk."""
@@ -140,9 +154,12 @@ class Process:
         return choice.counted - before
 
     def lost(self) -> None:
-        self._in_worker = False
-        if self.record.state == "running":
-            self.record.transition("queued")
+        self.record.wants = ""
+        self._be("queued")
+
+    def set_aside(self) -> None:
+        if self._at == "running":
+            self._be("parked")
 
     def fail(self, error: KelmError, *, in_worker: bool = True) -> None:
         if not self.record.finished:
@@ -177,11 +194,18 @@ class Process:
         elif in_worker:
             self._host.drop_choice(self.pid, choice.index)
 
+    def _be(self, at: Place) -> None:
+        self._at = at
+        if not self._held and self.record.state != at:
+            self.record.transition(at)
+
     def _hold(self, held: bool) -> None:
         if held == self._held:
             return
         self._held = held
-        self.record.transition("paused" if held else "running" if self._in_worker else "queued")
+        if self._at == "running":
+            self._at = "parked"  # until the worker says that it goes on
+        self.record.transition("paused" if held else self._at)
         self._host.settle(self)
 
     def _leave(self, state: State, *, in_worker: bool) -> None:

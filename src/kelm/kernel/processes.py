@@ -1,30 +1,34 @@
 """The process table: who is in the daemon, in which state, on whose account.
 
-queued ──► running ──► done
-  ▲  │      │ ▲  │
-  │  │      ▼ │  └───► failed, cancelled     (from every unfinished state)
-  │  └──► paused ─────► done                 (its last tokens were on the way)
-  └── running, paused                        (the worker died: its blocks are gone)
+queued ──► running ◄──► parked               (it holds blocks and has no row of the step)
+  ▲         │    │        │
+  │         │    └────────┴─► done, failed, cancelled     (from every unfinished state)
+  │         ▼
+  │       paused ◄─► queued, running, parked (its reader is slow; its last tokens may be on the way)
+  └── running, parked, paused                (its blocks are gone: it was preempted, or the worker died)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from kelm.errors import KelmError
-from kelm.kernel.requests import EncodingTask
+from kelm.kernel.requests import RequestTask
+from kelm.kernel.tenants import Tenant
 from kelm.wire.messages import Encode, Submit
 
-Task = Literal["generate"] | EncodingTask
-State = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
+Task = RequestTask | Literal["tune", "compress", "evaluate"]
+State = Literal["queued", "running", "parked", "paused", "done", "failed", "cancelled"]
 
 _ENDS: frozenset[State] = frozenset({"done", "failed", "cancelled"})
 MOVES: dict[State, frozenset[State]] = {
-    "queued": _ENDS | {"running", "paused"},
-    "running": _ENDS | {"queued", "paused"},
-    "paused": _ENDS | {"queued", "running"},
+    "queued": _ENDS | {"running", "parked", "paused"},
+    "running": _ENDS | {"queued", "parked", "paused"},
+    "parked": _ENDS | {"queued", "running", "paused"},
+    "paused": _ENDS | {"queued", "running", "parked"},
     "done": frozenset(),
     "failed": frozenset(),
     "cancelled": frozenset(),
@@ -38,6 +42,11 @@ class Account:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    preempted: int = 0
+    """How often its blocks were taken."""
+    parked: int = 0
+    """How often it held blocks and had no row."""
+    recomputed_tokens: int = 0
     arrived_s: float = 0.0
     """Monotonic, as the next three."""
     started_s: float | None = None
@@ -53,7 +62,7 @@ class Record:
     request_id: str
     tenant: str
     model: str
-    """The model's full name, ``name:tag``."""
+    """The model's full name, ``name:tag`` or ``name:tag@variant:version``."""
     key: str
     """The loaded model, as the worker knows it."""
     kind: Task
@@ -65,6 +74,17 @@ class Record:
     """What the worker knows of the tenant: prefixes are shared under the same salt only."""
     account: Account = field(default_factory=Account)
     state: State = "queued"
+    priority: int = 0
+    """Lower is earlier."""
+    standing: Tenant = field(default_factory=Tenant)
+    wants: str = ""
+    """What the worker said last that it lacks: row, tokens or blocks."""
+
+    @property
+    def series(self) -> str:
+        """The model for metrics: all versions of a variant are one."""
+        base, at, variant = self.model.partition("@")
+        return base + at + variant.partition(":")[0]
 
     @property
     def finished(self) -> bool:
@@ -97,21 +117,22 @@ class Job(Protocol):
         """Its worker died; it waits for the next one."""
         ...
 
+    def set_aside(self) -> None:
+        """Its worker was told to leave it alone for a while, and not for its reader's sake."""
+        ...
+
     def fail(self, error: KelmError, *, in_worker: bool = True) -> None:
         """End it with an error; does nothing when it has ended already. ``in_worker``: the worker still has it."""
         ...
 
 
 class ProcessTable:
-    """Unfinished jobs by pid, in order of arrival. Pids are never used again."""
+    """Unfinished jobs by pid, in order of arrival. Pids are never used again; ``new_pid`` gives the next one
+    (pids.py; default: counted from 1)."""
 
-    def __init__(self) -> None:
+    def __init__(self, new_pid: Callable[[], int] | None = None) -> None:
         self._jobs: dict[int, Job] = {}
-        self._next_pid = 1
-
-    def new_pid(self) -> int:
-        pid, self._next_pid = self._next_pid, self._next_pid + 1
-        return pid
+        self.new_pid: Callable[[], int] = new_pid or itertools.count(1).__next__
 
     def add(self, job: Job) -> None:
         self._jobs[job.record.pid] = job

@@ -18,7 +18,8 @@ from kelm.wire.messages import Sampling
 
 log = logging.getLogger(__name__)
 
-_TENANT = "kernel"
+OWN_TENANT = "kernel"
+"""Of requests that nobody sent."""
 
 
 async def warm_up(store: Store, resolve: Callable[[str], Awaitable[Model]]) -> None:
@@ -64,9 +65,9 @@ class Proof:
 
     async def _generate(self, name: str) -> None:
         sampling = Sampling(seed=0, temperature=0, max_tokens=1)
-        request = Generation(request_id="proof", model=name, prompt=[0], sampling=sampling, tenant=_TENANT)
+        request = Generation(request_id="proof", model=name, prompt=[0], sampling=sampling, tenant=OWN_TENANT)
         async for _ in self._submit(request):
             pass
 
     async def _encode_one(self, name: str, task: EncodingTask) -> None:
-        await self._encode(Encoding(request_id="proof", model=name, task=task, inputs=[[0]], tenant=_TENANT))
+        await self._encode(Encoding(request_id="proof", model=name, task=task, inputs=[[0]], tenant=OWN_TENANT))

@@ -61,6 +61,7 @@ class Recovery:
         for model, error in await self._models.reload():
             for job in self._table.of_model(model.key):
                 job.fail(error)
+        self._loads.restored()
         self._dispatcher.worker_ready()
 
     def _convict(self, job: Job) -> None:

@@ -9,6 +9,18 @@ import msgspec
 from kelm.wire.messages import FinishReason, Sampling, TokenLogprobs
 
 EncodingTask = Literal["embed", "classify", "token_classify", "fill_mask"]
+RequestTask = Literal["generate"] | EncodingTask
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a request before its model is there."""
+
+    request_id: str
+    model: str
+    """A name as the user gave it."""
+    task: RequestTask
+    tenant: str = "local"
+    priority: int = 0
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +36,10 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     include_stop: bool = False
     skip_special_tokens: bool = True
     tenant: str = "local"
+    priority: int = 0
+    """Lower is earlier."""
+    pid: int | None = None
+    """Of the arrival in whose place it comes, if there is one."""
     stream: bool = False
 
 
@@ -37,6 +53,9 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True):
     types: list[list[int]] = []
     normalize: bool = True
     tenant: str = "local"
+    priority: int = 0
+    pid: int | None = None
+    """As in Generation, both."""
 
 
 class Usage(msgspec.Struct):

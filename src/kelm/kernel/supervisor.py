@@ -18,7 +18,7 @@ from typing import Protocol
 from kelm import limits
 from kelm.clock import Clock
 from kelm.errors import Unavailable
-from kelm.kernel.child import Child, NeverUp
+from kelm.kernel.child import WORKER, Child, NeverUp
 from kelm.wire.messages import Command, Encoded, Hello, Quit, Report, Step, StepBegin
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Supervisor:
         self._command = tuple(command)
         self._clock = clock
         self._listener = listener
-        self._child: Child | None = None
+        self._child: Child[Report, Hello] | None = None
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._heard_s = 0.0
@@ -104,7 +104,7 @@ class Supervisor:
     async def _run(self, up: asyncio.Future[None]) -> None:
         while not self._stop.is_set():
             try:
-                child = self._child = await Child.spawn(self._command, self._report)
+                child = self._child = await Child.spawn(self._command, WORKER, self._report)
             except OSError as error:
                 self._start_failed(f"it can't be run: {error.strerror}", up)
             else:
@@ -112,7 +112,7 @@ class Supervisor:
                 self._child = None
             await self._back_off()
 
-    async def _one_life(self, child: Child, up: asyncio.Future[None]) -> None:
+    async def _one_life(self, child: Child[Report, Hello], up: asyncio.Future[None]) -> None:
         try:
             self.hello = await child.hello()
         except NeverUp as error:

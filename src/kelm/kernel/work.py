@@ -11,11 +11,15 @@ from kelm.kernel.encodings import EncodeJob
 from kelm.kernel.loads import Loads
 from kelm.kernel.process import Process
 from kelm.kernel.processes import Job, ProcessTable
+from kelm.kernel.tenants import Tenants
 from kelm.observe.metrics import Metrics
 from kelm.wire.messages import (
+    Charge,
+    Counters,
     Encoded,
     Failed,
     Hello,
+    Move,
     PromptLogprobs,
     Report,
     Started,
@@ -31,9 +35,18 @@ class Work:
     """The Host of processes and encodings; ``report`` takes everything that a worker says after its hello."""
 
     def __init__(
-        self, table: ProcessTable, dispatcher: Dispatcher, loads: Loads, metrics: Metrics, clock: Clock
+        self,
+        table: ProcessTable,
+        dispatcher: Dispatcher,
+        loads: Loads,
+        tenants: Tenants,
+        metrics: Metrics,
+        clock: Clock,
     ) -> None:
         self.clock = clock
+        self.counters: Counters | None = None
+        """Of the last step of the worker that is up."""
+        self._tenants = tenants
         self._table = table
         self._dispatcher = dispatcher
         self._loads = loads
@@ -44,9 +57,10 @@ class Work:
     def enter(self, job: Job) -> None:
         """A job was admitted."""
         self._table.add(job)
-        self._dispatcher.settle(job)
+        self.settle(job)
 
     def settle(self, job: Job) -> None:
+        self._tenants.wants(job.record.standing, job.record.pid, not job.held)
         self._dispatcher.settle(job)
 
     def returned(self, job: Job) -> None:
@@ -59,10 +73,11 @@ class Work:
         record = job.record
         record.account.finished_s = now_s = self.clock.monotonic_s()
         self._table.remove(record.pid)
+        self._tenants.wants(record.standing, record.pid, False)
         self._dispatcher.ended(record.pid, in_worker=in_worker)
         seconds = now_s - record.account.arrived_s
         if isinstance(job, Process):
-            self._metrics.ended(record.model, seconds, job.finish_reasons())
+            self._metrics.ended(record.series, seconds, job.finish_reasons())
         log.info(
             "process_ended pid=%d request=%s kind=%s model=%s state=%s seconds=%.3f tokens=%d",
             *(record.pid, record.request_id, record.kind, record.model, record.state),
@@ -70,6 +85,7 @@ class Work:
         )
 
     def worker_restarted(self) -> None:
+        self.counters = None
         self._metrics.worker_restarted()
 
     # from the worker
@@ -92,8 +108,14 @@ class Work:
     def _step(self, step: Step) -> None:
         self._dispatcher.step_ended()
         self._metrics.counters(step.counters)
+        self._charged(step.charges)
+        self.counters = step.counters
         for started in step.started:
             self._started(started)
+        for move in step.moves:
+            self._moved(move)
+        for pid, again in step.recomputed.items():
+            self._recomputed(pid, again)
         for prompt in step.prompts:
             self._prompt_scored(prompt)
         for tokens in step.tokens:
@@ -104,9 +126,23 @@ class Work:
         if not isinstance(job, Process):
             return
         if job.record.account.started_s is None:
-            self._metrics.prompt_tokens.labels(job.record.model).inc(job.record.account.prompt_tokens)
-            self._metrics.cached_tokens.labels(job.record.model).inc(started.cached_tokens)
+            self._metrics.prompt_tokens.labels(job.record.series).inc(job.record.account.prompt_tokens)
+            self._metrics.cached_tokens.labels(job.record.series).inc(started.cached_tokens)
         job.started(started)
+
+    def _moved(self, move: Move) -> None:
+        job = self._table.get(move.pid)
+        if isinstance(job, Process):
+            job.moved(move)
+
+    def _recomputed(self, pid: int, tokens: int) -> None:
+        job = self._table.get(pid)
+        if job is not None:
+            job.record.account.recomputed_tokens += tokens
+
+    def _charged(self, charges: list[Charge]) -> None:
+        for tenant, tokens in self._tenants.charged(charges):
+            self._metrics.tenant_tokens.labels(tenant.name).inc(tokens)
 
     def _prompt_scored(self, prompt: PromptLogprobs) -> None:
         job = self._table.get(prompt.pid)
@@ -128,7 +164,7 @@ class Work:
         self._dispatcher.progressed(tokens.pid)
 
     def _measure(self, process: Process, choice: int, counted: int) -> None:
-        model, account, now_s = process.record.model, process.record.account, self.clock.monotonic_s()
+        model, account, now_s = process.record.series, process.record.account, self.clock.monotonic_s()
         self._metrics.generation_tokens.labels(model).inc(counted)
         if account.first_token_s is None:
             account.first_token_s = now_s
@@ -139,6 +175,7 @@ class Work:
 
     def _encoded(self, encoded: Encoded) -> None:
         self._dispatcher.encoded()
+        self._charged(encoded.charges)
         job = self._table.get(encoded.pid)
         if isinstance(job, EncodeJob):
             job.receive(encoded)

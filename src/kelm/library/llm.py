@@ -20,12 +20,12 @@ from kelm import config
 from kelm.errors import ContextTooLong, InvalidRequest, ModelNotFound, UnsupportedModel
 from kelm.library.params import Completion, SamplingParams, TokenSpan
 from kelm.library.runner import Ask, Runner
-from kelm.store import Manifest, Store
+from kelm.store import Manifest, Name, Store, Variant
 from kelm.text import chat as chats
 from kelm.text.generation import read_defaults
 from kelm.text.grammar import FILE as GRAMMAR
 from kelm.text.tokenizer import Tokenizer
-from kelm.wire.messages import Encode, Load
+from kelm.wire.messages import Encode, Load, Loaded
 from kelm.worker.engine import Engine
 from kelm.worker.executors import open_checkpoint
 from kelm.worker.settings import EngineSettings
@@ -35,10 +35,12 @@ COMPLETION_TOKENS = 16
 
 Prompt = str | Sequence[int]
 Task = Literal["embed", "classify", "token_classify", "fill_mask"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class LLM:
-    """A model of the store (pulled if it isn't there and looks like ``org/name``), resident until ``close``.
+    """A model of the store (pulled if it isn't there and looks like ``org/name``), or a variant of one
+    (``base@variant``, ``base@variant:version``), resident until ``close``.
 
     ``settings``: any setting of config.py (dtype, threads, memory, max_num_seqs, step_tokens, home, ...); what is
     not given comes from the environment and KELM_HOME/config.yaml. Calls from several threads take turns.
@@ -60,10 +62,10 @@ class LLM:
             max_num_seqs=chosen.max_num_seqs,
             step_tokens=chosen.step_tokens,
         )
-        self._engine = Engine(engine_settings, open_checkpoint, self._runner.report)
         self._own = _own_defaults(files)
-        self._grammar = Path(files[GRAMMAR]).read_text("utf-8") if GRAMMAR in files else None
-        self.info = self._engine.load(Load(model=self.name, files=files, dtype=_dtype(chosen.dtype)))
+        self._grammar = (Path(files[GRAMMAR]).read_text("utf-8").strip() or None) if GRAMMAR in files else None
+        self._base = manifest.base.name if isinstance(manifest, Variant) else None
+        self._engine, self.info = self._bring_up(_loads(store, manifest, _dtype(chosen.dtype)), engine_settings)
 
     def generate(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[Completion]:
         """Continue each prompt (text, or token ids). With n > 1 each prompt's choices follow one another."""
@@ -74,7 +76,7 @@ class LLM:
 
     def chat(self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None) -> list[Completion]:
         """The assistant's next message, n times, through the checkpoint's chat template, and masked by the grammar
-        that the checkpoint carries (grammar.lark) unless ``params`` has one."""
+        that the checkpoint carries (grammar.lark, an empty one masks nothing) unless ``params`` has one."""
         prompt = chats.render(self.tokenizer, chats.Chat(messages=list(messages)))
         params = params or SamplingParams()
         if params.grammar is None and self._grammar is not None:
@@ -118,7 +120,12 @@ class LLM:
     def close(self) -> None:
         """Give the model's memory back; the LLM can't be used afterwards."""
         with self._lock:
-            self._engine.unload(self.name)
+            self._engine.unload(self._base or self.name)
+
+    def _bring_up(self, loads: Sequence[Load], settings: EngineSettings) -> tuple[Engine, Loaded]:
+        """An engine with the model in it, in this process. ``loads``: of the model, behind that of its base."""
+        engine = Engine(settings, open_checkpoint, self._runner.report)
+        return engine, [engine.load(load) for load in loads][-1]
 
     def _run(self, asks: list[Ask]) -> list[Completion]:
         with self._lock:
@@ -169,9 +176,17 @@ def _find(store: Store, model: str) -> Manifest:
     try:
         return store.resolve(model)
     except ModelNotFound:
-        if "/" not in model:
+        if "/" not in model or Name.parse(model).variant is not None:
             raise
         return store.pull(model)
+
+
+def _loads(store: Store, manifest: Manifest, dtype: Dtype) -> list[Load]:
+    """What brings it into an engine; a variant's base first: it lies on it."""
+    below = _loads(store, manifest.base, dtype) if isinstance(manifest, Variant) else []
+    base = below[-1].model if below else None
+    files, layers = store.paths(manifest), list(store.layer_paths(manifest))
+    return [*below, Load(model=manifest.name, files=files, dtype=dtype, base=base, layers=layers)]
 
 
 def _own_defaults(files: Mapping[str, str]) -> dict[str, Any]:
@@ -183,6 +198,6 @@ def _is_ids(prompts: object) -> bool:
     return isinstance(prompts, Sequence) and bool(prompts) and all(isinstance(token, int) for token in prompts)
 
 
-def _dtype(name: str) -> Literal["auto", "float32", "bfloat16", "float16"]:
+def _dtype(name: str) -> Dtype:
     assert name in config.DTYPES
     return name  # type: ignore[return-value]

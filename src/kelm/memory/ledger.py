@@ -20,18 +20,20 @@ class Ledger:
         """Bytes granted to a line; 0 for one that was never asked for."""
         return self._lines.get(name, 0)
 
-    def grant(self, name: str, size_bytes: int) -> None:
-        """Set a line to ``size_bytes`` (larger or smaller than before).
+    def grant(self, name: str, size_bytes: int, shown: str | None = None) -> None:
+        """Set a line to ``size_bytes`` (larger or smaller than before). ``shown``: the line as a user knows it.
 
         Raises OutOfMemory, and changes nothing, when the budget does not hold it.
         """
         assert size_bytes >= 0
         free = self.budget_bytes - (self.granted_bytes - self.line(name))
         if size_bytes > free:
-            raise OutOfMemory(
-                f"{name} needs {size_bytes} bytes and {free} of the budget of {self.budget_bytes} are free: "
+            error = OutOfMemory(
+                f"{shown or name} needs {size_bytes} bytes and {free} of the budget of {self.budget_bytes} are free: "
                 f"{size_bytes - free} bytes are missing; unload a model or raise the memory budget (KELM_MEMORY)"
             )
+            error.missing_bytes = size_bytes - free
+            raise error
         self._lines[name] = size_bytes
 
     def release(self, name: str) -> None:

@@ -4,6 +4,7 @@
     families.py    model_type -> spec and tensor names (decoders); encoder_families.py for encoders
     spec.py        what a decoder computes; encoder_spec.py for encoders
     layout.py      which tensors a spec needs; encoder_layout.py for encoders
+    part.py        a run of layers, for a process that holds no more
     family_layouts.py   what checkpoints call those tensors
     heads.py       pooling, classifiers and masked LMs on an encoder; sentence.py sentence-transformers' settings
     weights.py     safetensors, checked against that before a byte is allocated

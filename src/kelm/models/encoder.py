@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kelm.errors import InvalidRequest
-from kelm.models.decoder import Layer, padded, sub
+from kelm.models.decoder import padded, sub
 from kelm.models.encoder_spec import EncoderSpec
 from kelm.models.heads import Heads
 from kelm.models.info import ModelInfo
+from kelm.models.linear import linear
 from kelm.ops import paged
 from kelm.ops import reference as ops
 from kelm.wire.messages import Encode
@@ -49,6 +50,16 @@ class LoadedEncoder:
         self._weights = weights
         self._layers = [sub(weights, f"layers.{n}.") for n in range(spec.layers)]
         self._heads = Heads(spec, weights, mask_id)
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """For variants, which share them."""
+        return self._weights
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its linears."""
+        return self._weights["words.weight"].dtype
 
     @torch.inference_mode()
     def run(self, request: Encode) -> list[NDArray[np.float32]]:
@@ -121,19 +132,19 @@ class LoadedEncoder:
         shape = (1, used, 1, self.spec.heads, 2, paged.KV_TILE, self.spec.head_dim)
         return torch.empty(shape), paged.plan(spans, shape, paged.Sight(causal=False))
 
-    def _attention(self, w: Layer, x: Tensor, kv: Tensor, plan: paged.Plan) -> Tensor:
+    def _attention(self, w: Mapping[str, Tensor], x: Tensor, kv: Tensor, plan: paged.Plan) -> Tensor:
         spec = self.spec
-        qkv = ops.linear(x, w["qkv.weight"], w["qkv.bias"]).view(x.shape[0], 3, spec.heads, spec.head_dim)
+        qkv = linear(w, "qkv", x).view(x.shape[0], 3, spec.heads, spec.head_dim)
         q, k, v = qkv.unbind(1)
         paged.write_kv(kv, 0, plan, k[: plan.rows], v[: plan.rows])
         seen = paged.paged_attention(q, kv, 0, plan, paged.Scores(spec.head_dim**-0.5))
-        return ops.linear(seen.flatten(1), w["out.weight"], w["out.bias"])
+        return linear(w, "out", seen.flatten(1))
 
-    def _mlp(self, w: Layer, x: Tensor) -> Tensor:
-        inner = ops.activate(ops.linear(x, w["up.weight"], w["up.bias"]), self.spec.activation)
-        return ops.linear(inner, w["down.weight"], w["down.bias"])
+    def _mlp(self, w: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        inner = ops.activate(linear(w, "up", x), self.spec.activation)
+        return linear(w, "down", inner)
 
-    def _norm(self, w: Layer, name: str, x: Tensor) -> Tensor:
+    def _norm(self, w: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
         return ops.layer_norm(x, w[f"{name}.weight"], w[f"{name}.bias"], self.spec.norm_eps)
 
 

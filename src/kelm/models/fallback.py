@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,8 @@ class FallbackDecoder:
     def __init__(self, model: Any) -> None:
         self._model = model.eval()
         self._states: dict[int, _State] = {}
+        # transformers renamed it family by family; it is an argument and a field of the output.
+        self._cache_name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
         self.vocab = int(model.config.get_text_config(decoder=True).vocab_size)
 
@@ -113,16 +116,14 @@ class FallbackDecoder:
 
     def _call(self, state: _State, tokens: list[int]) -> torch.Tensor:
         """[len(tokens), vocab]; extends the cache."""
-        ids = torch.tensor([tokens])
+        ids, cache = torch.tensor([tokens]), {self._cache_name: state.cache, "use_cache": True}
         if self.is_encoder_decoder:
-            out = self._model(
-                encoder_outputs=state.encoded, decoder_input_ids=ids, past_key_values=state.cache, use_cache=True
-            )
+            out = self._model(encoder_outputs=state.encoded, decoder_input_ids=ids, **cache)
         else:
-            out = self._model(input_ids=ids, past_key_values=state.cache, use_cache=True)
-        if out.past_key_values is None:
+            out = self._model(input_ids=ids, **cache)
+        state.cache = getattr(out, self._cache_name)
+        if state.cache is None:
             raise InvalidRequest("this architecture keeps no cache that Kelm can use, so it cannot generate")
-        state.cache = out.past_key_values
         state.done += len(tokens)
         logits: torch.Tensor = out.logits[0]
         return logits

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kelm.models.encoder_spec import EncoderSpec, Output
+from kelm.models.linear import linear, logits
 from kelm.ops import reference as ops
 from kelm.wire.messages import Encode
 
@@ -60,10 +61,10 @@ class Heads:
         spec, w, count = self._spec, self._weights, x.shape[0]
         x = torch.cat((x, x.new_zeros(ops.padded_rows(count) - count, x.shape[1])))
         if spec.head_activation is not None:
-            x = ops.activate(ops.linear(x, w["dense.weight"], w["dense.bias"]), spec.head_activation)
+            x = ops.activate(linear(w, "dense", x), spec.head_activation)
         if spec.head == "fill_mask":
             x = ops.layer_norm(x, w["head_norm.weight"], w["head_norm.bias"], spec.norm_eps)
-        return ops.logits(x, w["words.weight" if spec.tied else "last.weight"], w["last.bias"])[:count]
+        return logits(w, "last", x, tied="words.weight" if spec.tied else "")[:count]
 
 
 def _probabilities(logits: Tensor, output: Output) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,23 @@ def build_model(files: Mapping[str, str], dtype: str) -> Any:
         return _load(folder, config, dtype)
 
 
+def build_classifier(files: Mapping[str, str], config: Mapping[str, Any]) -> Any:
+    """A `transformers` sequence classifier in float32: ``config`` (config.json as it is to be, with architectures and
+    id2label) over the weights of an encoder. What of its head they lack is drawn from torch's generator.
+
+    Raises UnsupportedModel, ModelFormatError.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    with tempfile.TemporaryDirectory(prefix="kelm-") as folder:
+        _lay_out(files, Path(folder))
+        kept = {name: value for name, value in config.items() if name != "auto_map"}
+        (Path(folder) / "config.json").write_text(json.dumps(kept))
+        parsed = _parse_config(folder, config.get("model_type"))
+        model, _ = _from_pretrained(AutoModelForSequenceClassification, folder, parsed, "float32", attention=None)
+        return model
+
+
 def _lay_out(files: Mapping[str, str], folder: Path) -> dict[str, Any]:
     """Links the weights, writes config.json without its hooks for remote code; returns the config."""
     for name, path in files.items():
@@ -44,24 +61,36 @@ def _lay_out(files: Mapping[str, str], folder: Path) -> dict[str, Any]:
 
 
 def _load(folder: str, config: dict[str, Any], dtype: str) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     name = config.get("model_type")
-    try:
-        parsed = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, TypeError, OSError):
-        raise UnsupportedModel(
-            f"config.json: model_type {name!r} is neither a native family nor known to the installed transformers"
-        ) from None
+    parsed = _parse_config(folder, name)
     auto = AutoModelForSeq2SeqLM if parsed.is_encoder_decoder else AutoModelForCausalLM
     mapping: Any = auto._model_mapping
     made = mapping[type(parsed)].__name__ if type(parsed) in mapping else None
     if made is not None and made in (config.get("architectures") or [made]):
-        return _from_pretrained(auto, folder, parsed, dtype)
+        model, missing = _from_pretrained(auto, folder, parsed, dtype, attention="eager")
+        if missing:
+            raise ModelFormatError(f"the weights lack {len(missing)} tensors, the first is {missing[0]!r}")
+        return model
     raise UnsupportedModel(f"config.json: model_type {name!r} is not a language model that can generate text")
 
 
-def _from_pretrained(auto: Any, folder: str, config: Any, dtype: str) -> Any:
+def _parse_config(folder: str, name: object) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError, TypeError, OSError):
+        raise UnsupportedModel(
+            f"config.json: model_type {name!r} is neither a native family nor known to the installed transformers"
+        ) from None
+
+
+def _from_pretrained(
+    auto: Any, folder: str, config: Any, dtype: str, attention: str | None
+) -> tuple[Any, Sequence[str]]:
+    """The model, and the tensors that the weights lack."""
     wanted = _DTYPES.get(dtype) or _own_dtype(config)
     try:
         model, report = auto.from_pretrained(
@@ -71,15 +100,12 @@ def _from_pretrained(auto: Any, folder: str, config: Any, dtype: str) -> Any:
             trust_remote_code=False,
             local_files_only=True,
             use_safetensors=True,
-            attn_implementation="eager",
+            attn_implementation=attention,
             output_loading_info=True,
         )
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise ModelFormatError(f"the weights do not fit config.json: {str(error).splitlines()[0][:200]}") from None
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ModelFormatError(f"the weights lack {len(missing)} tensors, the first is {missing[0]!r}")
-    return model
+    return model, sorted(report["missing_keys"])
 
 
 def _own_dtype(config: Any) -> torch.dtype:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kelm.models.part import Part
 from kelm.models.spec import DecoderSpec
 
 
@@ -24,6 +25,8 @@ class Slot:
     """The file holds [in, out]."""
     offset: float | None = None
     """A norm: kept in float32, with this added."""
+    linear: bool = False
+    """A matrix that only multiplies: it may lie quantized in the file, and stay so in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,20 +59,23 @@ class Layout:
     """Ends of tensor names that may be there and hold nothing of the model."""
 
 
-def slots(spec: DecoderSpec, layout: Layout, prefix: str) -> dict[str, Slot]:
-    """Every tensor of the model."""
-    make = _Slots(spec, layout)
-    found = {"embed.weight": Slot((f"{prefix}{layout.embed}.weight",), ((spec.vocab, spec.hidden),))}
-    if spec.learned_positions:
+def slots(spec: DecoderSpec, layout: Layout, prefix: str, part: Part | None = None) -> dict[str, Slot]:
+    """Every tensor of the model, or of a part of it."""
+    make, part = _Slots(spec, layout), part or spec.whole()
+    found: dict[str, Slot] = {}
+    if part.first or (part.last and spec.tied):
+        found["embed.weight"] = Slot((f"{prefix}{layout.embed}.weight",), ((spec.vocab, spec.hidden),))
+    if part.first and spec.learned_positions:
         found["positions.weight"] = Slot(
             (f"{prefix}{layout.positions}.weight",), ((spec.learned_positions, spec.hidden),)
         )
-    for number in range(len(spec.layers)):
+    for number in part.layers:
         start = prefix + layout.layer.format(number)
         found |= {f"layers.{number}.{name}": slot for name, slot in make.layer(start).items()}
-    found |= make.norm("final_norm", prefix + layout.final_norm, spec.hidden)
-    if not spec.tied:
-        found["head.weight"] = Slot((f"{layout.head}.weight",), ((spec.vocab, spec.hidden),))
+    if part.last:
+        found |= make.norm("final_norm", prefix + layout.final_norm, spec.hidden)
+    if part.last and not spec.tied:
+        found["head.weight"] = Slot((f"{layout.head}.weight",), ((spec.vocab, spec.hidden),), linear=True)
     return found
 
 
@@ -94,7 +100,7 @@ class Linear:
     def slots(self, name: str) -> dict[str, Slot]:
         rows = (sum(self.rows),) if len(self.files) == 1 else self.rows
         shapes = tuple((n, self.columns) for n in rows)
-        found = {f"{name}.weight": Slot(tuple(f"{f}.weight" for f in self.files), shapes, self.transposed)}
+        found = {f"{name}.weight": Slot(tuple(f"{f}.weight" for f in self.files), shapes, self.transposed, linear=True)}
         if self.bias:
             found[f"{name}.bias"] = Slot(tuple(f"{f}.bias" for f in self.files), tuple((n,) for n in rows))
         return found

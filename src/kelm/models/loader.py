@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,89 +18,189 @@ from kelm.models.families import find_family
 from kelm.models.fields import Fields, read_json
 from kelm.models.info import ModelInfo
 from kelm.models.layout import Slot, slots
+from kelm.models.part import Part
+from kelm.models.quantization import FIELD, Quantization, read_quantization
 from kelm.models.sentence import mask_token, read_sentence
+from kelm.models.spec import DecoderSpec
 from kelm.models.weights import DTYPES, Checkpoint, Progress, parameters, weight_bytes
+from kelm.ops.quantized import Weight
 
 Files = Mapping[str, str]
 """Name in the checkpoint ('config.json') -> path."""
 
 
-def load(files: Files, dtype: str = "auto", progress: Progress | None = None) -> LoadedDecoder | LoadedEncoder:
+Model = LoadedDecoder | LoadedEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a checkpoint's files ask for, before a tensor is read."""
+
+    checkpoint: Checkpoint
+    wanted: Mapping[str, Slot]
+    unused: tuple[str, ...]
+    """Ends of names of tensors that may be there and hold nothing of the model."""
+    aliases: Mapping[str, str]
+    """What other classes of the same model call its tensors -> what this checkpoint does."""
+    make: Callable[[Mapping[str, Weight], torch.dtype], Model]
+
+    def check(self, dtype: str) -> torch.dtype:
+        """Every check that reads no tensor. The precision: ``dtype``, or for auto that of the first slot. Raises
+        ModelFormatError."""
+        self.checkpoint.check(self.wanted, self.unused)
+        first = next(iter(self.wanted.values())).names[0]
+        return self.checkpoint.dtype(first) if dtype == "auto" else DTYPES[dtype]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderPlan(Plan):
+    """One whose layers may be read by themselves."""
+
+    spec: DecoderSpec
+    slots_of: Callable[[Part | None], Mapping[str, Slot]]
+    make_part: Callable[[Mapping[str, Weight], torch.dtype, Part | None], LoadedDecoder]
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A checked decoder whose weights have not been read."""
+
+    plan: DecoderPlan
+    dtype: torch.dtype
+
+    @property
+    def spec(self) -> DecoderSpec:
+        return self.plan.spec
+
+    def weight_bytes(self, part: Part | None = None) -> int:
+        """What ``part`` takes in memory; None: the whole model."""
+        return self.plan.checkpoint.size_bytes(self.plan.slots_of(part), self.dtype)
+
+    @property
+    def parameters(self) -> int:
+        """Of the whole model."""
+        return parameters(self.plan.wanted)
+
+
+def load(files: Files, dtype: str = "auto", progress: Progress | None = None) -> Model:
     """The model in ``files``, in ``dtype`` (auto, float32, bfloat16, float16).
 
     Raises UnsupportedModel when no native family can run it, ModelFormatError when a file is malformed.
     """
+    found = plan(files)
+    kind = found.check(_known(dtype))
+    return found.make(found.checkpoint.read(found.wanted, kind, progress), kind)
+
+
+def load_part(files: Files, dtype: str, part: Part, progress: Progress | None = None) -> LoadedDecoder:
+    """As ``load``, of a decoder's layers ``part`` alone: the whole is checked, and no other weight is read."""
+    found = outline(files, dtype)
+    weights = found.plan.checkpoint.read(found.plan.slots_of(part), found.dtype, progress)
+    return found.plan.make_part(weights, found.dtype, part)
+
+
+def outline(files: Files, dtype: str = "auto") -> Outline:
+    """What kind of decoder the files hold, and how large its parts are. Raises as ``load``, for encoders too."""
+    found = plan(files)
+    if not isinstance(found, DecoderPlan):
+        raise UnsupportedModel("this is an encoder; decoders can be split by layers")
+    return Outline(found, found.check(_known(dtype)))
+
+
+def _known(dtype: str) -> str:
     if dtype != "auto" and dtype not in DTYPES:
         raise UnsupportedModel(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
+    return dtype
+
+
+def plan(files: Files) -> Plan:
+    """Reads config.json and the weights' headers. Raises as ``load``."""
     if "config.json" not in files:
         raise ModelFormatError("config.json is missing; it says what kind of model this is")
     config = read_json(files["config.json"], "config.json")
-    if "quantization_config" in config:
-        raise UnsupportedModel("config.json: quantization_config is set; native families read float weights")
-    read = _Weights(files, dtype, progress)
+    quantization = read_quantization(config)
     encoder = ENCODER_FAMILIES.get(config.text("model_type", ""))
-    return _decoder(config, read) if encoder is None else _encoder(encoder, config, read)
+    if encoder is None:
+        return _decoder(config, files, quantization)
+    if quantization is not None:
+        raise UnsupportedModel(f"config.json: {FIELD} is set; native encoders read float weights")
+    return _encoder(encoder, config, files)
 
 
-class _Weights:
-    """Reads a checkpoint's tensors once it is known which."""
-
-    def __init__(self, files: Files, dtype: str, progress: Progress | None) -> None:
-        self.files = files
-        self._dtype, self._progress = dtype, progress
-        self.dtype = torch.float32
-
-    def read(self, checkpoint: Checkpoint, wanted: Mapping[str, Slot], unused: tuple[str, ...]) -> dict[str, Tensor]:
-        """``wanted``, after every check; the precision is that of its first slot, when it is the checkpoint's own."""
-        checkpoint.check(wanted, unused)
-        first = next(iter(wanted.values())).names[0]
-        self.dtype = checkpoint.dtype(first) if self._dtype == "auto" else DTYPES[self._dtype]
-        return checkpoint.read(wanted, self.dtype, self._progress)
-
-
-def _decoder(config: Fields, read: _Weights) -> LoadedDecoder:
+def _decoder(config: Fields, files: Files, quantization: Quantization | None) -> Plan:
     family = find_family(config)
     spec, layout = family.read(config), family.layout
-    checkpoint = Checkpoint(read.files)
-    wanted = slots(spec, layout, checkpoint.prefix(layout.prefixes, f"{layout.embed}.weight"))
-    weights = read.read(checkpoint, wanted, layout.ignored + ((f"{layout.head}.weight",) if spec.tied else ()))
-    info = ModelInfo(
-        kind="decoder",
-        architecture=family.architecture,
-        dtype=str(read.dtype).removeprefix("torch."),
-        parameters=parameters(wanted),
-        weight_bytes=weight_bytes(weights.values()),
-        max_context_tokens=family.context(config),
-        vocab=spec.vocab,
-        hidden=spec.hidden,
-        tasks=("generate",),
-        eos_ids=_eos_ids(config, read.files),
+    checkpoint = Checkpoint(files, quantization=quantization)
+    prefix = checkpoint.prefix(layout.prefixes, f"{layout.embed}.weight")
+    wanted = slots(spec, layout, prefix)
+    context, eos_ids = family.context(config), _eos_ids(config, files)
+
+    def make(weights: Mapping[str, Weight], kind: torch.dtype, part: Part | None = None) -> LoadedDecoder:
+        info = ModelInfo(
+            kind="decoder",
+            architecture=family.architecture,
+            dtype=quantization.label if quantization is not None else str(kind).removeprefix("torch."),
+            parameters=parameters(wanted),
+            weight_bytes=weight_bytes(weights.values()),
+            max_context_tokens=context,
+            vocab=spec.vocab,
+            hidden=spec.hidden,
+            tasks=("generate",),
+            eos_ids=eos_ids,
+        )
+        return LoadedDecoder(spec, weights, info, part)
+
+    others = (slots(spec, layout, other) for other in ("", *layout.prefixes))
+    return DecoderPlan(
+        checkpoint=checkpoint,
+        wanted=wanted,
+        unused=layout.ignored + ((f"{layout.head}.weight",) if spec.tied else ()),
+        aliases=_aliases(wanted, others),
+        make=make,
+        spec=spec,
+        slots_of=lambda part: slots(spec, layout, prefix, part),
+        make_part=make,
     )
-    return LoadedDecoder(spec, weights, info)
 
 
-def _encoder(family: EncoderFamily, config: Fields, read: _Weights) -> LoadedEncoder:
-    sentence = read_sentence(read.files)
+def _encoder(family: EncoderFamily, config: Fields, files: Files) -> Plan:
+    sentence = read_sentence(files)
     spec, architecture = family.describe(config, sentence)
-    layout, checkpoint = family.layout, Checkpoint(read.files, family.layout.renamed)
+    layout, checkpoint = family.layout, Checkpoint(files, family.layout.renamed)
     prefix = checkpoint.prefix((layout.prefix, ""), f"{layout.words}.weight")
     wanted = encoder_slots(spec, layout, prefix)
-    weights = read.read(checkpoint, wanted, layout.unused(spec))
-    mask_id = mask_token(read.files) if spec.head == "fill_mask" else None
+    mask_id = mask_token(files) if spec.head == "fill_mask" else None
     without_head = spec.head == "none" or (spec.head == "fill_mask" and mask_id is None)
-    info = ModelInfo(
-        kind="encoder",
-        architecture=architecture,
-        dtype=str(read.dtype).removeprefix("torch."),
-        parameters=parameters(wanted),
-        weight_bytes=weight_bytes(weights.values()),
-        max_context_tokens=min(spec.max_tokens, sentence.max_tokens or spec.max_tokens),
-        vocab=spec.vocab,
-        hidden=spec.hidden,
-        tasks=("embed",) if without_head else ("embed", spec.head),
-        labels=read_labels(config) if spec.labels else (),
-    )
-    return LoadedEncoder(spec, weights, info, mask_id)
+    labels = read_labels(config) if spec.labels else ()
+
+    def make(read: Mapping[str, Weight], kind: torch.dtype) -> LoadedEncoder:
+        weights = {name: weight for name, weight in read.items() if isinstance(weight, Tensor)}
+        info = ModelInfo(
+            kind="encoder",
+            architecture=architecture,
+            dtype=str(kind).removeprefix("torch."),
+            parameters=parameters(wanted),
+            weight_bytes=weight_bytes(weights.values()),
+            max_context_tokens=min(spec.max_tokens, sentence.max_tokens or spec.max_tokens),
+            vocab=spec.vocab,
+            hidden=spec.hidden,
+            tasks=("embed",) if without_head else ("embed", spec.head),
+            labels=labels,
+        )
+        return LoadedEncoder(spec, weights, info, mask_id)
+
+    others = (encoder_slots(spec, layout, other) for other in ("", layout.prefix))
+    return Plan(checkpoint, wanted, layout.unused(spec), _aliases(wanted, others), make)
+
+
+def _aliases(wanted: Mapping[str, Slot], others: Iterable[Mapping[str, Slot]]) -> dict[str, str]:
+    """The same slots under other prefixes: name there -> name here."""
+    return {
+        alias: name
+        for other in others
+        for slot in wanted
+        for alias, name in zip(other[slot].names, wanted[slot].names, strict=True)
+    }
 
 
 def _eos_ids(config: Fields, files: Files) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kelm.models.batch import KVGroup
+from kelm.models.part import Part
 from kelm.ops.reference import Activation
 from kelm.ops.rope import Rope
 
@@ -60,9 +61,14 @@ class DecoderSpec:
     tied: bool
     """Logits are made with the embedding table."""
 
-    def kv_groups(self) -> tuple[KVGroup, ...]:
-        """One group for each window that occurs, in order of first layer."""
+    def whole(self) -> Part:
+        return Part(range(len(self.layers)), len(self.layers))
+
+    def kv_groups(self, part: Part | None = None) -> tuple[KVGroup, ...]:
+        """One group for each window that occurs in the model, in order of first layer; of ``part``, each with that
+        part's layers only, which may be none."""
+        held = (part or self.whole()).layers
         by_window: dict[int | None, list[int]] = {}
         for number, layer in enumerate(self.layers):
-            by_window.setdefault(layer.window, []).append(number)
+            by_window.setdefault(layer.window, []).extend([number] if number in held else [])
         return tuple(KVGroup(tuple(n), self.kv_heads, self.head_dim, window) for window, n in by_window.items())

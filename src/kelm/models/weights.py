@@ -13,7 +13,9 @@ from torch import Tensor
 from kelm.errors import ModelFormatError, UnsupportedModel
 from kelm.models.fields import read_json
 from kelm.models.layout import Slot
-from kelm.store.safetensors import read_header
+from kelm.models.quantization import FLOATS, Quantization, Stored
+from kelm.ops.quantized import Weight
+from kelm.store.safetensors import DTYPE_BYTES, read_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -35,13 +37,20 @@ class Entry:
 
 
 class Checkpoint:
-    """The tensors of a model's files by name. ``files``: name in the checkpoint -> path; ``renamed``: ends of names.
+    """The tensors of a model's files by name. ``files``: name in the checkpoint -> path; ``renamed``: ends of names;
+    ``quantization``: of its linears, where they are.
 
     Raises ModelFormatError: no weights, a shard is missing, a header is malformed, a name is there twice.
     """
 
-    def __init__(self, files: Mapping[str, str], renamed: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, str],
+        renamed: Sequence[tuple[str, str]] = (),
+        quantization: Quantization | None = None,
+    ) -> None:
         self._files = files
+        self._quantization = quantization
         self.entries: dict[str, Entry] = {}
         for file in _weight_files(files):
             for stored, entry in _header(file, files[file]).items():
@@ -62,63 +71,120 @@ class Checkpoint:
 
     def check(self, slots: Mapping[str, Slot], ignored: Iterable[str]) -> None:
         """Raise ModelFormatError unless the files hold exactly the tensors of ``slots`` (``ignored`` ends aside)."""
-        wanted = {
-            name: shape[::-1] if slot.transposed and len(shape) == 2 else shape
-            for slot in slots.values()
-            for name, shape in zip(slot.names, slot.shapes, strict=True)
-        }
-        missing = [name for name in wanted if name not in self.entries]
-        if missing:
-            raise ModelFormatError(f"{self._holders()}: {len(missing)} tensors are missing, first {missing[0]}")
-        for name, shape in wanted.items():
-            self._check_entry(name, self.entries[name], shape)
+        wanted = self.check_wanted(slots)
         known = re.compile("|".join(f"(^|\\.){re.escape(end)}$" for end in ignored) or "$^")
         extra = [name for name in self.entries if name not in wanted and not known.search(name)]
         if extra:
             entry = self.entries[extra[0]]
             raise ModelFormatError(f"{entry.file}: {len(extra)} tensors are not the config's, first {extra[0]}")
 
-    @staticmethod
-    def _check_entry(name: str, entry: Entry, shape: tuple[int, ...]) -> None:
-        if entry.shape != shape:
-            raise ModelFormatError(
-                f"{entry.file}: tensor {name} has shape {list(entry.shape)}, config.json asks for {list(shape)}"
-            )
-        if entry.dtype not in _FLOATS:
-            raise UnsupportedModel(f"{entry.file}: tensor {name} is {entry.dtype}; native families read F32, F16, BF16")
+    def check_wanted(self, slots: Mapping[str, Slot]) -> set[str]:
+        """Raise ModelFormatError unless every tensor of ``slots`` is there as it must be; their names."""
+        wanted: dict[str, Stored] = {}
+        for slot in slots.values():
+            wanted |= self._stored(slot)
+        missing = [name for name in wanted if name not in self.entries]
+        if missing:
+            raise ModelFormatError(f"{self._holders()}: {len(missing)} tensors are missing, first {missing[0]}")
+        for name, stored in wanted.items():
+            _check_entry(name, self.entries[name], stored)
+        return set(wanted)
 
     def _holders(self) -> str:
         return ", ".join(sorted({entry.file for entry in self.entries.values()})) or SINGLE
 
-    def read(self, slots: Mapping[str, Slot], dtype: torch.dtype, progress: Progress | None) -> dict[str, Tensor]:
-        """The tensors of ``slots`` in ``dtype`` (norms in float32), in memory of their own: a file that is cut short
-        later can't take the process down, and where a tensor lies in memory doesn't depend on the file."""
-        total = sum(_elements(slot) for slot in slots.values()) * dtype.itemsize
+    def read(self, slots: Mapping[str, Slot], dtype: torch.dtype, progress: Progress | None) -> dict[str, Weight]:
+        """The tensors of ``slots`` in ``dtype`` (norms in float32; quantized linears as they are), in memory of their
+        own: a file that is cut short later can't take the process down, and where a tensor lies in memory doesn't
+        depend on the file."""
+        total = self.size_bytes(slots, dtype)
         done = 0
-        weights, reader = {}, _Reader(self._files)
+        weights: dict[str, Weight] = {}
+        reader = Reader(self._files)
         for name, slot in slots.items():
             weights[name] = self._slot(reader, slot, dtype)
-            done += _elements(slot) * dtype.itemsize
+            done += self._bytes(slot, dtype)
             if progress is not None:
                 progress(done, total)
         return weights
 
-    def _slot(self, reader: _Reader, slot: Slot, dtype: torch.dtype) -> Tensor:
+    def _slot(self, reader: Reader, slot: Slot, dtype: torch.dtype) -> Weight:
+        quantization = self._of(slot)
+        if quantization is not None:
+            modules = {_module(name): shape[0] for name, shape in zip(slot.names, slot.shapes, strict=True)}
+            columns = slot.shapes[0][1]
+            return quantization.read(modules, columns, dtype, lambda name: reader.tensor(self.entries[name]))
         target = dtype if slot.offset is None else torch.float32
         rows = sum(shape[0] for shape in slot.shapes)
         out = torch.empty((rows, *slot.shapes[0][1:]), dtype=target)
         for name, part in zip(slot.names, torch.split(out, [shape[0] for shape in slot.shapes]), strict=True):
-            tensor = reader.tensor(self.entries[name])
+            tensor = self.tensor(reader, name)
             part.copy_(tensor.T if slot.transposed else tensor)
         return out.add_(slot.offset) if slot.offset else out
+
+    def tensor(self, reader: Reader, name: str) -> Tensor:
+        """As it is in the files."""
+        return reader.tensor(self.entries[name])
+
+    def _stored(self, slot: Slot) -> dict[str, Stored]:
+        """The tensors of the files that make a slot."""
+        found: dict[str, Stored] = {}
+        quantization = self._of(slot)
+        for name, shape in zip(slot.names, slot.shapes, strict=True):
+            if quantization is not None:
+                found |= quantization.stored(_module(name), *shape)
+            else:
+                found[name] = (shape[::-1] if slot.transposed and len(shape) == 2 else shape, FLOATS)
+        return found
+
+    def _of(self, slot: Slot) -> Quantization | None:
+        """How a slot's parts are quantized. Raises UnsupportedModel where only some of them are, or they lie as
+        [in, out]."""
+        if self._quantization is None or not slot.linear:
+            return None
+        scales = [f"{_module(name)}.weight_scale" in self.entries for name in slot.names]
+        if not any(scales):
+            return None
+        if not all(scales):
+            plain = slot.names[scales.index(False)]
+            raise UnsupportedModel(f"{plain} is not quantized, what it is multiplied with in one go is")
+        if slot.transposed:
+            raise UnsupportedModel(f"{slot.names[0]} is quantized; native families read such weights as [out, in] only")
+        return self._quantization
+
+    def size_bytes(self, slots: Mapping[str, Slot], dtype: torch.dtype) -> int:
+        """What ``read`` makes of them in memory."""
+        return sum(self._bytes(slot, dtype) for slot in slots.values())
+
+    def _bytes(self, slot: Slot, dtype: torch.dtype) -> int:
+        """Of a slot in memory."""
+        if self._of(slot) is None:
+            return _elements(slot) * (dtype if slot.offset is None else torch.float32).itemsize
+        entries = [self.entries[name] for name in self._stored(slot)]
+        return sum(torch.Size(e.shape).numel() * DTYPE_BYTES[e.dtype] for e in entries)
 
 
 def parameters(slots: Mapping[str, Slot]) -> int:
     return sum(_elements(slot) for slot in slots.values())
 
 
-def weight_bytes(weights: Iterable[Tensor]) -> int:
-    return sum(w.numel() * w.dtype.itemsize for w in weights)
+def weight_bytes(weights: Iterable[Weight]) -> int:
+    return sum(w.nbytes for w in weights)
+
+
+def _check_entry(name: str, entry: Entry, stored: Stored) -> None:
+    shape, dtypes = stored
+    if entry.shape != shape:
+        raise ModelFormatError(
+            f"{entry.file}: tensor {name} has shape {list(entry.shape)}, config.json asks for {list(shape)}"
+        )
+    if entry.dtype not in dtypes:
+        wanted = "F32, F16, BF16" if dtypes == FLOATS else ", ".join(dtypes)
+        raise UnsupportedModel(f"{entry.file}: tensor {name} is {entry.dtype}; native families read {wanted}")
+
+
+def _module(name: str) -> str:
+    return name.removesuffix(".weight")
 
 
 def _elements(slot: Slot) -> int:
@@ -146,15 +212,18 @@ def _header(file: str, path: str) -> dict[str, Entry]:
     return {name: Entry(file, name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
 
 
-class _Reader:
-    """Open files, each opened once."""
+class Reader:
+    """Tensors of a checkpoint's files, each opened once."""
 
     def __init__(self, files: Mapping[str, str]) -> None:
         self._files = files
         self._open: dict[str, safe_open] = {}
 
     def tensor(self, entry: Entry) -> Tensor:
-        if entry.file not in self._open:
-            self._open[entry.file] = safe_open(self._files[entry.file], framework="pt")
-        tensor: Tensor = self._open[entry.file].get_tensor(entry.name)  # type: ignore[no-untyped-call]
+        return self.get(entry.file, entry.name)
+
+    def get(self, file: str, name: str) -> Tensor:
+        if file not in self._open:
+            self._open[file] = safe_open(self._files[file], framework="pt")
+        tensor: Tensor = self._open[file].get_tensor(name)  # type: ignore[no-untyped-call]
         return tensor

@@ -89,6 +89,14 @@ class Metrics:
         )
         self.restarts = Counter("kelm_worker_restarts", "Workers started in place of a dead one", registry=registry)
         self.steps = Counter("kelm_steps", "Steps of the worker", ["executor"], registry=registry)
+        self.loads = Counter("kelm_model_loads", "Models brought into memory", _MODEL, registry=registry)
+        self.evictions = Counter("kelm_model_evictions", "Models that made room for others", _MODEL, registry=registry)
+        self.tenant_tokens = Counter(
+            "kelm_tenant_tokens",
+            "Tokens computed for a tenant, without what the prefix cache had",
+            ["tenant"],
+            registry=registry,
+        )
         self.loop_lag = Gauge(
             "kelm_event_loop_lag_seconds",
             "Worst delay of the daemon's event loop in the last seconds",

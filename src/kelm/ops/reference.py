@@ -13,12 +13,14 @@ Three measured facts of torch's CPU kernels shape this file (tests/property/test
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from kelm.ops.quantized import QuantizedWeight, Weight
 
 ROW_BLOCK = 16
 NARROW = 16
@@ -32,11 +34,14 @@ def padded_rows(rows: int) -> int:
     return max(1, -(-rows // ROW_BLOCK)) * ROW_BLOCK
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias`` in the weight's dtype: x [T, in], weight [out, in] -> [T, out].
 
     T is a multiple of ROW_BLOCK.
     """
+    if isinstance(weight, QuantizedWeight):
+        made = [linear(x, floats, None if bias is None else bias[rows]) for rows, floats in weight.pieces()]
+        return torch.cat(made, dim=1)
     x, columns = x.to(weight.dtype), weight.shape[0]
     if columns < NARROW:
         missing = NARROW - columns
@@ -47,13 +52,30 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.cat([functional.linear(block, weight, bias) for block in torch.split(x, ROW_BLOCK)])
 
 
-def logits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def logits(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """As ``linear``, with a float32 result whatever the weight's dtype: a bf16 logit would tie with its neighbours."""
     x = x.to(weight.dtype).float()
     if weight.dtype == torch.float32:
         return linear(x, weight, bias)
-    out = torch.cat([linear(x, rows.float()) for rows in torch.split(weight, _LOGIT_CHUNK)], dim=1)
+    out = torch.cat([linear(x, rows.float()) for rows in _parts(weight)], dim=1)
     return out if bias is None else out + bias.float()
+
+
+def add_low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``y + (x @ a.T) @ b.T`` in float32, rounded to y's dtype: y [T, out], x [T, in], a [rank, in], b [out, rank].
+
+    T is a multiple of ROW_BLOCK and rank of NARROW: a narrower product would round a row by its place.
+    """
+    assert a.shape[0] % NARROW == 0, f"rank {a.shape[0]} is not padded"
+    return (y.float() + linear(linear(x.float(), a), b)).to(y.dtype)
+
+
+def _parts(weight: Weight) -> Iterator[Tensor]:
+    """Its rows in parts that are small enough to be held in float32 too."""
+    if isinstance(weight, QuantizedWeight):
+        yield from (rows for _, rows in weight.pieces())
+    else:
+        yield from torch.split(weight, _LOGIT_CHUNK)
 
 
 def embedding(ids: Tensor, table: Tensor, scale: float = 1.0) -> Tensor:

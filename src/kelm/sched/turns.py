@@ -11,18 +11,26 @@ class Holder:
     """A sequence that holds blocks."""
 
     seq: int
+    priority: int = 0
     paused: bool = False
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Less is earlier. Shares are not in it: they change with every step, and two who take turns in taking each
+        other's blocks would never finish."""
+        return self.priority, self.seq
 
-def victim(holders: Iterable[Holder], claimant: int) -> int | None:
-    """Who loses its blocks so that ``claimant`` can go on: a paused sequence, else the latest arrival after it.
 
-    None when only earlier ones are left. So the earliest that isn't paused can take everything from the others,
-    and always finishes; whoever is preempted is computed again when there is room.
+def victim(holders: Iterable[Holder], claimant: Holder) -> int | None:
+    """Who loses its blocks so that ``claimant`` can go on: a paused sequence, else the last one behind it by priority
+    and arrival.
+
+    None when only earlier ones are left. So the first of them all that isn't paused can take everything from the
+    others, and always finishes; whoever is preempted is computed again when there is room.
     """
     worst = max(
-        (holder for holder in holders if holder.seq != claimant and (holder.paused or holder.seq > claimant)),
-        key=lambda holder: (holder.paused, holder.seq),
+        (one for one in holders if one.seq != claimant.seq and (one.paused or one.place > claimant.place)),
+        key=lambda one: (one.paused, one.place),
         default=None,
     )
     return None if worst is None else worst.seq

@@ -15,6 +15,7 @@ import kelm
 from kelm.clock import SYSTEM, Clock
 from kelm.config import Settings
 from kelm.errors import KelmError, MethodNotAllowed, NotFound, PayloadTooLarge, RequestTimeout
+from kelm.origin import is_loopback
 from kelm.serve import (
     admin,
     body,
@@ -24,12 +25,14 @@ from kelm.serve import (
     completions,
     embeddings,
     fields,
+    jobs,
     replies,
     requests,
     score,
     status,
     tokens,
 )
+from kelm.serve.access import Access
 from kelm.serve.envelope import Envelope
 from kelm.serve.gate import Gate
 from kelm.serve.ports import Call, Kernel, Shelf
@@ -54,6 +57,7 @@ POST: dict[str, Post] = {
     "/detokenize": (requests.DetokenizeRequest, tokens.answer_detokenize),
     "/admin/models/load": (requests.ModelRequest, admin.answer_load),
     "/admin/models/unload": (requests.ModelRequest, admin.answer_unload),
+    "/admin/jobs": (requests.JobRequest, jobs.answer_start),
     "/admin/shutdown": (requests.EmptyRequest, admin.answer_shutdown),
 }
 
@@ -61,6 +65,8 @@ GET: dict[str, Get] = {
     "/v1/models": catalog.answer_list,
     "/admin/processes": admin.answer_processes,
     "/admin/models": admin.answer_models,
+    "/admin/jobs": jobs.answer_list,
+    "/admin/tenants": admin.answer_tenants,
     "/health": status.answer_health,
     "/ready": status.answer_ready,
     "/metrics": status.answer_metrics,
@@ -68,8 +74,11 @@ GET: dict[str, Get] = {
 }
 
 
-def create_app(kernel: Kernel, store: Shelf, settings: Settings, clock: Clock = SYSTEM) -> FastAPI:
-    """The ASGI application. ``settings``: host and api_key decide who may come in."""
+def create_app(
+    kernel: Kernel, store: Shelf, settings: Settings, clock: Clock = SYSTEM, access: Access | None = None
+) -> FastAPI:
+    """The ASGI application. ``access``: who may come in; without one, host and api_key of ``settings`` decide."""
+    access = access or Access(settings.api_key, None, None, trusting=is_loopback(settings.host))
     app = FastAPI(
         title="Kelm",
         version=kelm.__version__,
@@ -78,13 +87,13 @@ def create_app(kernel: Kernel, store: Shelf, settings: Settings, clock: Clock = 
         redirect_slashes=False,
         exception_handlers={KelmError: _failed, HTTPException: _unrouted, Exception: _broken},
         middleware=[
-            Middleware(Gate, host=settings.host, api_key=settings.api_key),
+            Middleware(Gate, host=settings.host, access=access),
             Middleware(Envelope),
         ],
     )
 
     def call(request: Request) -> Call:
-        return Call(kernel, store, clock, request.state.request_id)
+        return Call(kernel, store, clock, request.state.request_id, request.state.identity)
 
     for path, (kind, post) in POST.items():
         app.add_api_route(path, _post(call, kind, post), methods=["POST"], openapi_extra=_body_schema(kind))
@@ -94,6 +103,27 @@ def create_app(kernel: Kernel, store: Shelf, settings: Settings, clock: Clock = 
     @app.get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> Response:
         return await catalog.answer_one(call(request), name)
+
+    @app.get("/admin/jobs/{pid}")
+    async def job(request: Request, pid: str) -> Response:
+        return await jobs.answer_one(call(request), pid)
+
+    @app.get("/admin/jobs/{pid}/log")
+    async def job_log(request: Request, pid: str, start: str = "0") -> Response:
+        return await jobs.answer_log(call(request), pid, start)
+
+    @app.post("/admin/processes/{pid}/cancel")
+    async def cancel(request: Request, pid: str) -> Response:
+        await body.read(request, requests.EmptyRequest)
+        return await jobs.answer_cancel(call(request), pid)
+
+    @app.get("/admin/processes/{pid}/why")
+    async def why(request: Request, pid: str) -> Response:
+        return await admin.answer_why(call(request), pid)
+
+    @app.post("/admin/processes/{pid}/nice", openapi_extra=_body_schema(requests.NiceRequest))
+    async def nice(request: Request, pid: str) -> Response:
+        return await admin.answer_nice(call(request), pid, await body.read(request, requests.NiceRequest))
 
     @app.get("/tokenizer_info")
     async def tokenizer_info(request: Request, model: str | None = None) -> Response:
@@ -148,3 +178,11 @@ async def _unrouted(request: Request, error: Exception) -> Response:
 async def _broken(request: Request, error: Exception) -> Response:
     """Our own bug: the log has it (envelope.py), the client has a message without its insides."""
     return replies.error_reply(replies.INTERNAL)
+
+
+HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+    KelmError: _failed,
+    HTTPException: _unrouted,
+    Exception: _broken,
+}
+"""For another door with the same shape of errors (replicas/door.py)."""

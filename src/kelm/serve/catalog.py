@@ -13,7 +13,7 @@ from kelm.store.manifest import Manifest
 
 async def answer_list(call: Call) -> Response:
     manifests = await asyncio.to_thread(call.store.list)
-    return replies.reply({"object": "list", "data": [_card(each, each.name) for each in manifests]})
+    return replies.reply({"object": "list", "data": [_card(each, each.asked_as) for each in manifests]})
 
 
 async def answer_one(call: Call, name: str) -> Response:

@@ -12,7 +12,7 @@ from kelm.errors import InvalidRequest, UnsupportedField
 from kelm.kernel.requests import Chunk, Generation
 from kelm.serve import forms, logprobs, replies, sampling
 from kelm.serve.answer import Answer
-from kelm.serve.ports import Call, Json, Model
+from kelm.serve.ports import Call, Json, Model, answered_by
 from kelm.serve.prompts import render, room
 from kelm.serve.requests import ChatRequest
 from kelm.serve.run import Run
@@ -21,10 +21,11 @@ from kelm.serve.stream import EventStream
 
 async def answer(call: Call, body: ChatRequest) -> Response:
     max_tokens = _check(body)
-    model = await call.kernel.resolve(body.model)
-    ids = await render(call.kernel, model, forms.chat(body))
-    prompt = _Prompt(model, ids, max_tokens, await forms.of(call, model, body))
-    run = Run(call.kernel, [await _generation(call, body, prompt)])
+    with await call.enter(body.model, "generate", body.priority) as arrival:
+        model = arrival.model
+        ids = await render(call.kernel, model, forms.chat(body))
+        prompt = _Prompt(model, ids, max_tokens, await forms.of(call, model, body), arrival.pid)
+        run = Run(call.kernel, [await _generation(call, body, prompt)])
     shape = _Shape(call, body, prompt)
     if body.stream:
         return EventStream(shape.events(run), run, run.headers)
@@ -57,13 +58,14 @@ class _Prompt:
     ids: list[int]
     max_tokens: int | None
     form: forms.Form
+    pid: int
 
 
 async def _generation(call: Call, body: ChatRequest, prompt: _Prompt) -> Generation:
     model, top = prompt.model, (body.top_logprobs or 0) if body.logprobs else None
     return Generation(
         request_id=call.request_id,
-        model=body.model,
+        model=model.name,
         prompt=prompt.ids,
         sampling=sampling.build(
             body,
@@ -80,6 +82,9 @@ async def _generation(call: Call, body: ChatRequest, prompt: _Prompt) -> Generat
         stop=body.stop,
         include_stop=body.include_stop_str_in_output,
         skip_special_tokens=body.skip_special_tokens and not prompt.form.shows_special,
+        tenant=call.tenant,
+        priority=body.priority,
+        pid=prompt.pid,
         stream=body.stream,
     )
 
@@ -96,7 +101,7 @@ class _Shape:
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion.chunk" if body.stream else "chat.completion",
             "created": call.now,
-            "model": body.model,
+            "model": answered_by(body.model, prompt.model),
             "system_fingerprint": call.kernel.fingerprint,
         }
 

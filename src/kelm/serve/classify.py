@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from kelm.serve import replies
 from kelm.serve.inputs import Prompt
-from kelm.serve.ports import Call, Json, Model
+from kelm.serve.ports import Arrival, Call, Json, Model, answered_by
 from kelm.serve.prompts import check_context, off_loop, tokenize, tokenize_all
 from kelm.serve.requests import ClassifyRequest
 from kelm.serve.vectors import Vector, encode, first_task, usage
@@ -24,21 +24,30 @@ Offsets = list[tuple[int, int]]
 
 
 async def answer(call: Call, body: ClassifyRequest) -> Response:
-    model = await call.kernel.resolve(body.model)
+    with await call.enter(body.model, "classify", body.priority) as arrival:
+        data, inputs = await _data(call, body, arrival)
+    head = {
+        "id": f"classify-{uuid.uuid4().hex}",
+        "object": "list",
+        "created": call.now,
+        "model": answered_by(body.model, arrival.model),
+    }
+    return replies.reply({**head, "data": data, "usage": usage(inputs)})
+
+
+async def _data(call: Call, body: ClassifyRequest, arrival: Arrival) -> tuple[list[Json], list[list[int]]]:
+    """An entry for each input, and the inputs' tokens."""
+    model = arrival.model
     if first_task(model, "classify", "token_classify") == "classify":
         inputs = await tokenize_all(model, body.input, field="input")
-        results = await encode(call, body.model, "classify", inputs)
-        data = [_sequence(index, probs, model.info.labels) for index, probs in enumerate(results)]
-    else:
-        located = [await _locate(model, prompt) for prompt in body.input]
-        inputs = [ids for ids, _ in located]
-        results = await encode(call, body.model, "token_classify", inputs)
-        data = [
-            _tokens(index, model, prompt, offsets, probs)
-            for index, (prompt, (_, offsets), probs) in enumerate(zip(body.input, located, results, strict=True))
-        ]
-    head = {"id": f"classify-{uuid.uuid4().hex}", "object": "list", "created": call.now, "model": body.model}
-    return replies.reply({**head, "data": data, "usage": usage(inputs)})
+        results = await encode(call, arrival, "classify", inputs)
+        return [_sequence(index, probs, model.info.labels) for index, probs in enumerate(results)], inputs
+    located = [await _locate(model, prompt) for prompt in body.input]
+    inputs = [ids for ids, _ in located]
+    results = await encode(call, arrival, "token_classify", inputs)
+    parts = zip(body.input, located, results, strict=True)
+    data = [_tokens(index, model, prompt, offsets, probs) for index, (prompt, (_, offsets), probs) in enumerate(parts)]
+    return data, inputs
 
 
 def _sequence(index: int, probs: Vector, labels: Sequence[str]) -> Json:

@@ -11,7 +11,7 @@ from kelm.errors import UnsupportedField
 from kelm.kernel.requests import Chunk, Generation
 from kelm.serve import grammars, logprobs, replies, sampling
 from kelm.serve.inputs import Prompt
-from kelm.serve.ports import Call, Json, Model
+from kelm.serve.ports import Arrival, Call, Json, Model, answered_by
 from kelm.serve.prompts import room, tokenize
 from kelm.serve.requests import CompletionRequest
 from kelm.serve.run import Run
@@ -24,12 +24,13 @@ DEFAULT_MAX_TOKENS = 16
 
 async def answer(call: Call, body: CompletionRequest) -> Response:
     _check(body)
-    model = await call.kernel.resolve(body.model)
-    special = body.add_special_tokens
-    prompts = [await tokenize(model, prompt, field="prompt", special=special) for prompt in body.prompt]
-    own = await sampling.defaults(model)
-    await grammars.of_request(call, model, body.grammar)
-    run = Run(call.kernel, [_generation(call, body, model, ids, own) for ids in prompts])
+    with await call.enter(body.model, "generate", body.priority) as arrival:
+        model = arrival.model
+        special = body.add_special_tokens
+        prompts = [await tokenize(model, prompt, field="prompt", special=special) for prompt in body.prompt]
+        own = await sampling.defaults(model)
+        await grammars.of_request(call, model, body.grammar)
+        run = Run(call.kernel, [_generation(call, body, arrival, ids, own) for ids in prompts])
     shape = _Shape(call, body, model, prompts)
     if body.stream:
         return EventStream(shape.events(run), run, run.headers)
@@ -46,7 +47,8 @@ def _check(body: CompletionRequest) -> None:
         raise UnsupportedField("prompt_logprobs is not supported with stream", param="prompt_logprobs")
 
 
-def _generation(call: Call, body: CompletionRequest, model: Model, ids: list[int], own: Json) -> Generation:
+def _generation(call: Call, body: CompletionRequest, arrival: Arrival, ids: list[int], own: Json) -> Generation:
+    model = arrival.model
     wanted = [each for each in (body.prompt_logprobs, body.logprobs if body.echo else None) if each is not None]
     frame = sampling.Frame(
         max_tokens=room(model, len(ids), body.max_tokens, DEFAULT_MAX_TOKENS, "prompt"),
@@ -56,13 +58,16 @@ def _generation(call: Call, body: CompletionRequest, model: Model, ids: list[int
     )
     return Generation(
         request_id=call.request_id,
-        model=body.model,
+        model=model.name,
         prompt=ids,
         sampling=sampling.build(body, model, own, frame),
         n=body.n,
         stop=body.stop,
         include_stop=body.include_stop_str_in_output,
         skip_special_tokens=body.skip_special_tokens,
+        tenant=call.tenant,
+        priority=body.priority,
+        pid=arrival.pid,
         stream=body.stream,
     )
 
@@ -81,7 +86,7 @@ class _Shape:
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
             "created": call.now,
-            "model": body.model,
+            "model": answered_by(body.model, model),
             "system_fingerprint": call.kernel.fingerprint,
         }
 

@@ -8,25 +8,28 @@ from starlette.responses import Response
 
 from kelm.errors import InvalidRequest
 from kelm.serve import replies
-from kelm.serve.ports import Call, Model
+from kelm.serve.ports import Call, Model, answered_by
 from kelm.serve.prompts import tokenize_all
 from kelm.serve.requests import EmbeddingRequest
 from kelm.serve.vectors import Vector, encode, first_task, shorten, usage
 
 
 async def answer(call: Call, body: EmbeddingRequest) -> Response:
-    model = await call.kernel.resolve(body.model)
-    task = first_task(model, "embed")
-    _check_dimensions(body.dimensions, model)
-    inputs = await tokenize_all(model, body.input, field="input")
-    vectors = await encode(call, body.model, task, inputs)
+    with await call.enter(body.model, "embed", body.priority) as arrival:
+        model = arrival.model
+        task = first_task(model, "embed")
+        _check_dimensions(body.dimensions, model)
+        inputs = await tokenize_all(model, body.input, field="input")
+        vectors = await encode(call, arrival, task, inputs)
     if body.dimensions is not None:
         vectors = [shorten(vector, body.dimensions) for vector in vectors]
     data = [
         {"object": "embedding", "index": index, "embedding": _shown(vector, body.encoding_format)}
         for index, vector in enumerate(vectors)
     ]
-    return replies.reply({"object": "list", "data": data, "model": body.model, "usage": usage(inputs)})
+    return replies.reply(
+        {"object": "list", "data": data, "model": answered_by(body.model, model), "usage": usage(inputs)}
+    )
 
 
 def _check_dimensions(dimensions: int | None, model: Model) -> None:

@@ -2,37 +2,24 @@
 the same string that routes are matched with, never by a URL built from headers.
 
 On loopback a Host that is not this machine is a page that rebound its name (DNS rebinding); an Origin that is not
-the address it asks is another site's script. Both are refused; no CORS header is ever sent. With a key, every route
-but PUBLIC needs it; without one (loopback only, see ``check_exposure``) any key or none will do.
+the address it asks is another site's script. Both are refused; no CORS header is ever sent. Whose key it is, and what
+it opens, is in access.py; it travels on as ``scope["state"]["identity"]``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import ipaddress
-
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kelm.errors import ConfigError, Forbidden, InvalidRequest, KelmError, Unauthorized
+from kelm.errors import ConfigError, Forbidden, InvalidRequest, KelmError
+from kelm.origin import Headers, host_of, is_loopback, same_origin, values
 from kelm.serve import replies
+from kelm.serve.access import Access, Identity
 from kelm.serve.envelope import request_id
 
 PUBLIC = frozenset({"/health", "/ready"})
 """What a prober without a key may ask; neither tells more than a status."""
 
-Headers = list[tuple[bytes, bytes]]
-
-
-def is_loopback(host: str) -> bool:
-    """``localhost``, a name under it, or an address of the loopback network."""
-    host = host.strip("[]").rstrip(".").lower()
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+_NOBODY = Identity("", operator=False)
 
 
 def check_exposure(host: str, api_key: str | None) -> None:
@@ -50,42 +37,37 @@ class Gate:
 
     Args:
         host: the address that the daemon listens on.
-        api_key: None or empty: no key is needed.
+        access: who a key's bearer is.
     """
 
-    def __init__(self, app: ASGIApp, *, host: str, api_key: str | None) -> None:
+    def __init__(self, app: ASGIApp, *, host: str, access: Access) -> None:
         self._app = app
         self._loopback = is_loopback(host)
-        self._key = _digest(api_key.encode()) if api_key else None
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            error = self._refusal(scope["path"], scope["headers"])
-            if error is not None:
+            try:
+                identity = self._admit(scope["path"], scope["headers"])
+            except KelmError as error:
                 await _refuse(error, scope, receive, send)
                 return
+            scope.setdefault("state", {})["identity"] = identity
         await self._app(scope, receive, send)
 
-    def _refusal(self, path: str, headers: Headers) -> KelmError | None:
-        hosts = _values(headers, b"host")
+    def _admit(self, path: str, headers: Headers) -> Identity:
+        """Raises InvalidRequest, Unauthorized, Forbidden, StoreError."""
+        hosts = values(headers, b"host")
         if len(hosts) != 1:
-            return InvalidRequest(f"exactly one Host header is needed, got {len(hosts)}", param="host")
-        host = _host_of(hosts[0])
+            raise InvalidRequest(f"exactly one Host header is needed, got {len(hosts)}", param="host")
+        host = host_of(hosts[0])
         if host is None:
-            return InvalidRequest("the Host header is not a host name with an optional port", param="host")
+            raise InvalidRequest("the Host header is not a host name with an optional port", param="host")
         if self._loopback and not is_loopback(host):
-            return Forbidden("this daemon listens on loopback and answers to this machine's own names only")
-        if not all(_same_origin(origin, hosts[0]) for origin in _values(headers, b"origin")):
-            return Forbidden("scripts of other origins may not use this daemon")
-        if self._key is not None and path not in PUBLIC and not self._knows_key(headers):
-            return Unauthorized("a valid API key is needed: send the header Authorization: Bearer KEY")
-        return None
-
-    def _knows_key(self, headers: Headers) -> bool:
-        given = _values(headers, b"authorization")
-        scheme, _, key = (given[0] if len(given) == 1 else b"").partition(b" ")
-        assert self._key is not None
-        return hmac.compare_digest(_digest(key.strip()), self._key) and scheme.lower() == b"bearer"
+            raise Forbidden("this daemon listens on loopback and answers to this machine's own names only")
+        if not all(same_origin(origin, hosts[0]) for origin in values(headers, b"origin")):
+            raise Forbidden("scripts of other origins may not use this daemon")
+        return _NOBODY if path in PUBLIC else self._access.identify(_bearer(headers), path)
 
 
 async def _refuse(error: KelmError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,27 +75,8 @@ async def _refuse(error: KelmError, scope: Scope, receive: Receive, send: Send) 
     await replies.error_reply(error, {"x-request-id": request_id(scope)})(scope, receive, send)
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
-
-
-def _values(headers: Headers, name: bytes) -> list[bytes]:
-    return [value for key, value in headers if key == name]
-
-
-def _host_of(value: bytes) -> str | None:
-    """The host of ``host[:port]``; None for anything that is not one (RFC 9110, section 7.2)."""
-    text = value.decode("latin-1")
-    if text.startswith("["):
-        host, closed, port = text[1:].partition("]")
-        ok = bool(closed) and all(c in "0123456789abcdefABCDEF:." for c in host) and (not port or port[0] == ":")
-        port = port[1:]
-    else:
-        host, _, port = text.partition(":")
-        ok = bool(host) and all(c.isascii() and (c.isalnum() or c in "-._") for c in host)
-    return host if ok and (not port or (port.isascii() and port.isdigit() and len(port) <= 5)) else None
-
-
-def _same_origin(origin: bytes, host: bytes) -> bool:
-    scheme, _, rest = origin.lower().partition(b"://")
-    return scheme in (b"http", b"https") and rest == host.lower()
+def _bearer(headers: Headers) -> bytes | None:
+    """The key of ``Authorization: Bearer KEY``; None where there is none, or two."""
+    given = values(headers, b"authorization")
+    scheme, _, key = (given[0] if len(given) == 1 else b"").partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else None

@@ -1,7 +1,8 @@
 """The grammar that masks an answer: the request's own, else, for a chat, the one that the checkpoint carries.
 
-Both are Lark in llguidance's dialect. They are compiled once in a process that can be killed before a worker sees
-them; a checkpoint's file is compiled once for each content (the blob's path names it).
+Both are Lark in llguidance's dialect. A checkpoint's that is empty masks nothing: a variant that has learnt other
+answers than its base's grammar allows lays one over it. They are compiled once in a process that can be killed before
+a worker sees them; a checkpoint's file is compiled once for each content (the blob's path names it).
 """
 
 from __future__ import annotations
@@ -33,16 +34,18 @@ async def of_chat(call: Call, model: Model, asked: str | None) -> str | None:
         return await of_request(call, model, asked)
     if path not in _known:
         text = await asyncio.to_thread(_read, Path(path))
-        await call.kernel.helper.compile_grammar(model.files, text)
+        if text:
+            await call.kernel.helper.compile_grammar(model.files, text)
         if len(_known) >= _KEPT:
             _known.clear()
         _known[path] = text
-    return _known[path]
+    return _known[path] or None
 
 
 def _read(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as file:
-            return file.read(int(limits.GRAMMAR_BYTES.most))
+            text = file.read(int(limits.GRAMMAR_BYTES.most))
+            return text if text.strip() else ""
     except (OSError, UnicodeDecodeError):
         raise ModelFormatError(f"{FILE}: can't be read as UTF-8 text", param=FILE) from None

@@ -14,8 +14,10 @@ from kelm import limits
 from kelm.errors import InvalidRequest
 from kelm.serve.checks import Flag, ListOf, Mapping, Number, Object, OneOf, Only, Text
 from kelm.serve.inputs import IDS, TEXT, Documents, Ids, Prompt, Prompts
+from kelm.serve.job_spec import SpecField
 from kelm.serve.messages import Message, Messages
 from kelm.serve.structure import AnswerSchema, ResponseFormat, Tool, ToolChoice, ToolChoices, Tools
+from kelm.wire.jobs import Spec
 
 _NAME = Text(limits.STRING_BYTES)
 
@@ -66,6 +68,8 @@ class SamplingFields:
         dict[str, bool] | None, Object({"include_usage": Flag(), "include_obfuscation": Only((False,))})
     ] = None
     user: Annotated[str | None, _NAME] = None
+    priority: Annotated[int, Number(limits.PRIORITY)] = 0
+    """vLLM's: lower is earlier."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +141,7 @@ class EmbeddingRequest:
     encoding_format: Annotated[str, OneOf(("float", "base64"))] = "float"
     dimensions: Annotated[int | None, Number(limits.DIMENSIONS)] = None
     user: Annotated[str | None, _NAME] = None
+    priority: Annotated[int, Number(limits.PRIORITY)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +153,7 @@ class ClassifyRequest:
     model: Annotated[str, _NAME]
     input: Annotated[list[Prompt], Prompts(limits.EMBEDDING_INPUTS)]
     user: Annotated[str | None, _NAME] = None
+    priority: Annotated[int, Number(limits.PRIORITY)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +165,7 @@ class ScoreRequest:
     model: Annotated[str, _NAME]
     text_1: Annotated[tuple[str, ...], ListOf(limits.SCORE_TEXTS, TEXT, lone=True)]
     text_2: Annotated[tuple[str, ...], ListOf(limits.SCORE_TEXTS, TEXT, lone=True)]
+    priority: Annotated[int, Number(limits.PRIORITY)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +179,7 @@ class RerankRequest:
     documents: Annotated[list[str], Documents(limits.RERANK_DOCUMENTS)]
     top_n: Annotated[int | None, Number(limits.TOP_N)] = None
     return_documents: Annotated[bool, Flag()] = True
+    priority: Annotated[int, Number(limits.PRIORITY)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,8 +217,28 @@ class ModelRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobRequest:
+    """POST /admin/jobs."""
+
+    REFUSED: ClassVar[dict[str, str]] = {}
+
+    spec: Annotated[Spec, SpecField()]
+    data: Annotated[str | None, Text(limits.JOB_DATA_BYTES)] = None
+    """The whole text of the file that the spec's ``file`` names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NiceRequest:
+    """POST /admin/processes/{pid}/nice."""
+
+    REFUSED: ClassVar[dict[str, str]] = {}
+
+    priority: Annotated[int, Number(limits.PRIORITY)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmptyRequest:
-    """A POST without fields (/admin/shutdown)."""
+    """A POST without fields (/admin/shutdown, /admin/processes/{pid}/cancel)."""
 
     REFUSED: ClassVar[dict[str, str]] = {}
 
@@ -225,5 +253,7 @@ TABLES: tuple[type[Any], ...] = (
     TokenizeRequest,
     DetokenizeRequest,
     ModelRequest,
+    JobRequest,
+    NiceRequest,
     EmptyRequest,
 )

@@ -23,6 +23,8 @@ from kelm import limits
 from kelm.config import Settings
 from kelm.errors import ConfigError
 from kelm.kernel.kernel import Kernel
+from kelm.origin import is_loopback
+from kelm.serve.access import Access
 from kelm.serve.app import create_app
 from kelm.serve.gate import check_exposure
 from kelm.serve.protocol import BoundedProtocol
@@ -76,7 +78,8 @@ class _Server(uvicorn.Server):
 
 async def serve(kernel: Kernel, store: Store, settings: Settings, listener: socket.socket) -> None:
     """Serve until somebody asks for the end, then drain. The kernel is started and ended in here."""
-    server = _Server(_uvicorn_config(create_app(kernel, store, settings)), kernel)
+    access = Access(settings.api_key, kernel.keys, kernel.token, trusting=is_loopback(settings.host))
+    server = _Server(_uvicorn_config(create_app(kernel, store, settings, access=access)), kernel)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await kernel.start()

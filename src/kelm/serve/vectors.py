@@ -10,18 +10,26 @@ from numpy.typing import NDArray
 
 from kelm.errors import UnsupportedModel
 from kelm.kernel.requests import Encoding
-from kelm.serve.ports import Call, Json, Model
+from kelm.serve.ports import Arrival, Call, Json, Model
 
 Vector = NDArray[np.float32]
 Task = Literal["embed", "classify", "token_classify"]
 
 
 async def encode(
-    call: Call, name: str, task: Task, inputs: Sequence[list[int]], types: Sequence[list[int]] = ()
+    call: Call, arrival: Arrival, task: Task, inputs: Sequence[list[int]], types: Sequence[list[int]] = ()
 ) -> list[Vector]:
     """One result for each input; see wire.Encoded for their shapes."""
     return await call.kernel.encode(
-        Encoding(request_id=call.request_id, model=name, task=task, inputs=list(inputs), types=list(types))
+        Encoding(
+            request_id=call.request_id,
+            model=arrival.model.name,
+            task=task,
+            inputs=list(inputs),
+            types=list(types),
+            tenant=call.tenant,
+            pid=arrival.pid,
+        )
     )
 
 

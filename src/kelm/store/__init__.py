@@ -9,5 +9,6 @@ from kelm.store.manifest import BlobRef, Manifest
 from kelm.store.names import Name
 from kelm.store.progress import Progress
 from kelm.store.store import Store
+from kelm.store.versions import History, Variant, Version
 
-__all__ = ["BlobRef", "Manifest", "Name", "Progress", "Store"]
+__all__ = ["BlobRef", "History", "Manifest", "Name", "Progress", "Store", "Variant", "Version"]

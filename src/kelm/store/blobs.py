@@ -44,26 +44,27 @@ def blob_path(home: Home, digest: str) -> Path:
 
 
 class Staging:
-    """A staging folder, held by a lock on the folder itself; leaving the context removes what was not published."""
+    """A staging folder, held by a lock on the folder itself; leaving the context removes what was not published.
+    Other work files may lie in ``folder`` too."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._folder = home.staging / secrets.token_hex(8)
+        self.folder = home.staging / secrets.token_hex(8)
 
     def __enter__(self) -> Staging:
         with locked(self._home.lock):  # against sweep(), between mkdir and flock
-            self._folder.mkdir(parents=True)
-            self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.folder.mkdir(parents=True)
+            self._fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(self._fd, fcntl.LOCK_EX)
         return self
 
     def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._fd)
 
     def copy(self, source: BinaryIO, count: Count) -> Staged:
         """Clone the file where the file system can, else copy it. A later change of the source changes nothing here."""
-        path = self._folder / secrets.token_hex(8)
+        path = self.folder / secrets.token_hex(8)
         with path.open("x+b") as target:
             try:
                 fcntl.ioctl(target.fileno(), FICLONE, source.fileno())
@@ -78,7 +79,7 @@ class Staging:
     def link(self, source: Path, count: Count) -> Staged:
         """Hard-link a file that its owner never changes in place; a symbolic link where the disk differs or the file
         is somebody else's. ``source`` is not a link itself."""
-        path = self._folder / secrets.token_hex(8)
+        path = self.folder / secrets.token_hex(8)
         try:
             os.link(source, path, follow_symlinks=False)
         except OSError as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 from kelm import limits
 from kelm.errors import ModelFormatError
+from kelm.store import compression
 from kelm.store.safetensors import read_header
 
 CONFIG = "config.json"
@@ -41,6 +42,7 @@ DATA_FILES: Mapping[str, int] = {
     "vocab.txt": _TOKENIZER,
     "merges.txt": _TOKENIZER,
     INDEX: _TOKENIZER,
+    compression.FILE: _SMALL,
 }
 """Every file that is taken beside the weights, and the most bytes it may have."""
 
@@ -88,10 +90,7 @@ def check(files: Mapping[str, Path]) -> None:
     file, the index and the shards agree. Raises ModelFormatError naming file and field."""
     for name, path in files.items():
         if name in DATA_FILES:
-            raw = _read_bounded(name, path)
-            if name.endswith(".json"):
-                _parse_json(name, raw)
-    read_json(CONFIG, files[CONFIG].read_bytes())
+            check_data(name, path)
     where: dict[str, str] = {}
     for name in sorted(name for name in files if name.endswith(".safetensors")):
         for tensor in read_header(files[name], name=name).tensors:
@@ -100,6 +99,15 @@ def check(files: Mapping[str, Path]) -> None:
             where[tensor] = name
     if INDEX in files:
         _check_index(weight_map(files[INDEX].read_bytes()), where)
+
+
+def check_data(name: str, path: Path) -> None:
+    """Check one of DATA_FILES: its size, and that JSON is JSON. Raises ModelFormatError."""
+    raw = _read_bounded(name, path)
+    if name == CONFIG:
+        read_json(name, raw)
+    elif name.endswith(".json"):
+        _parse_json(name, raw)
 
 
 def read_json(name: str, raw: bytes) -> dict[str, Any]:

@@ -6,6 +6,7 @@
     blobs/sha256-<hex>               immutable files named by their digest
     blobs/.staging/<random>/         files on their way to be blobs; flocked by the process that writes them
     manifests/<name>/<tag>.json      which blobs make a model; org/name lies in the folder org--name
+    variants/<name>/<tag>/<variant>.json   the history of a variant of that model (versions.py)
     logs/                            the daemon's
 
 A home with an older VERSION is migrated step by step under the lock, VERSION last, so that an interrupted
@@ -20,8 +21,15 @@ from pathlib import Path
 from kelm.errors import StoreError
 from kelm.store.atomic import disk_errors, locked, write_file
 
-VERSION = 1
-MIGRATIONS: Mapping[int, Callable[[Path], None]] = {}
+VERSION = 2
+
+
+def _with_variants(root: Path) -> None:
+    """Format 2 has variants. A program of format 1 would not know their blobs, and sweep them."""
+    (root / "variants").mkdir(exist_ok=True)
+
+
+MIGRATIONS: Mapping[int, Callable[[Path], None]] = {1: _with_variants}
 """From version n to n + 1; format 1 is the first."""
 
 
@@ -36,6 +44,7 @@ class Home:
         self.blobs = root / "blobs"
         self.staging = self.blobs / ".staging"
         self.manifests = root / "manifests"
+        self.variants = root / "variants"
         self.logs = root / "logs"
         self.lock = root / "lock"
         wanted = VERSION + len(migrations) - len(MIGRATIONS)
@@ -44,7 +53,7 @@ class Home:
             if self._version() != wanted:
                 with locked(self.lock):
                     self._migrate(migrations, wanted)
-            for folder in (self.staging, self.manifests, self.logs):
+            for folder in (self.staging, self.manifests, self.variants, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
 
     def _version(self) -> int | None:

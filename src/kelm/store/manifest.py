@@ -38,6 +38,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def size_bytes(self) -> int:
         return sum(blob.size for blob in self.files.values())
 
+    @property
+    def asked_as(self) -> str:
+        """The name to ask for it by, whichever content it has tomorrow."""
+        return self.name
+
 
 def content_digest(files: Mapping[str, BlobRef]) -> str:
     """Digest over the sorted (file name, blob digest) pairs."""

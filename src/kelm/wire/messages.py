@@ -68,6 +68,10 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     files: dict[str, str]
     """Name inside the checkpoint ('config.json', 'model.safetensors') -> absolute path of the blob."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    base: str | None = None
+    """Of a variant: the key of the resident model that it lies on; its weights are shared, copy on write."""
+    layers: list[dict[str, str]] = []
+    """Of a variant, from the base up: an adapter's or a delta's files, name -> path."""
 
 
 class Unload(msgspec.Struct, frozen=True, tag=True):
@@ -90,6 +94,13 @@ class Submit(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     finished: list[int] = []
     """Choices that had ended before the restart and are not to be run again."""
     salt: bytes = b""
+    priority: int = 0
+    """Lower is earlier."""
+    share: int = 0
+    """A number for the tenant, good for this worker's life."""
+    weight: int = 1
+    counter: float = 0.0
+    """Virtual tokens (sched/shares.py): at least where the tenant's counter stands now."""
 
 
 class Encode(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -104,6 +115,11 @@ class Encode(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"
     """auto: what the checkpoint says (1_Pooling/config.json), else mean for encoders, last for decoders."""
     normalize: bool = True
+    priority: int = 0
+    """As in Submit, as the next three."""
+    share: int = 0
+    weight: int = 1
+    counter: float = 0.0
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -120,14 +136,24 @@ class Pause(msgspec.Struct, frozen=True, tag=True):
 
 
 class Resume(msgspec.Struct, frozen=True, tag=True):
+    """``counter``: as in Submit."""
+
     pid: int
+    counter: float = 0.0
+
+
+class Renice(msgspec.Struct, frozen=True, tag=True):
+    """Another priority, from the next step on."""
+
+    pid: int
+    priority: int
 
 
 class Quit(msgspec.Struct, frozen=True, tag=True):
     """Leave now, exit code 0."""
 
 
-Command = Load | Unload | Submit | Encode | Cancel | Pause | Resume | Quit
+Command = Load | Unload | Submit | Encode | Cancel | Pause | Resume | Renice | Quit
 
 # --- worker -> daemon ----------------------------------------------------------------------------------
 
@@ -152,6 +178,9 @@ class Loaded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     dtype: str
     parameters: int
     weight_bytes: int
+    """Its own."""
+    shared_bytes: int = 0
+    """Of a variant: what it uses of its base's."""
     max_context_tokens: int
     vocab: int
     hidden: int
@@ -159,6 +188,8 @@ class Loaded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Any of generate, embed, classify, token_classify, fill_mask."""
     labels: list[str] = []
     seconds: float = 0.0
+    held_bytes: int = 0
+    """Of the budget: what unloading it gives back."""
 
 
 class LoadProgress(msgspec.Struct, frozen=True, tag=True):
@@ -171,6 +202,8 @@ class LoadFailed(msgspec.Struct, frozen=True, tag=True):
     model: str
     code: str
     message: str
+    missing_bytes: int = 0
+    """Of the budget, for out_of_memory: what unloading others would have to give."""
 
 
 class Unloaded(msgspec.Struct, frozen=True, tag=True):
@@ -212,6 +245,27 @@ class Counters(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int
     steps: dict[str, int]
     """By executor: native, torch, fallback."""
+    rows: int = 0
+    """Sequences in this step."""
+
+
+class Move(msgspec.Struct, frozen=True, array_like=True):
+    """A process is elsewhere than before this step. ``wants``: what it lacks to run, where it doesn't.
+
+    running: it was in the step. parked: it holds blocks and was not. queued: it holds none (after it ran: preempted).
+    """
+
+    pid: int
+    state: Literal["running", "parked", "queued"]
+    wants: Literal["", "row", "tokens", "blocks"] = ""
+
+
+class Charge(msgspec.Struct, frozen=True, array_like=True):
+    """What a tenant was served, and where its counter stands after it."""
+
+    share: int
+    tokens: int
+    counter: float
 
 
 class Started(msgspec.Struct, frozen=True, array_like=True):
@@ -230,6 +284,10 @@ class Step(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     started: list[Started] = []
     tokens: list[Tokens] = []
     prompts: list[PromptLogprobs] = []
+    moves: list[Move] = []
+    charges: list[Charge] = []
+    recomputed: dict[int, int] = {}
+    """Process -> its tokens in this step that were computed before, and lost."""
 
 
 class StepBegin(msgspec.Struct, frozen=True, tag=True):
@@ -246,6 +304,7 @@ class Encoded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     pid: int
     shapes: list[list[int]]
     data: list[bytes]
+    charges: list[Charge] = []
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

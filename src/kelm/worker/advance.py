@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from kelm.wire.messages import PromptLogprobs, Tokens
+from kelm.wire.messages import Move, PromptLogprobs, Tokens
 from kelm.worker.account import Account
 from kelm.worker.forward import Outcome
 from kelm.worker.logprobs import score
@@ -27,6 +27,9 @@ class Harvest:
     prompts: list[PromptLogprobs] = field(default_factory=list)
     errors: dict[int, Exception] = field(default_factory=dict)
     """By process."""
+    moves: list[Move] = field(default_factory=list)
+    rows: int = 0
+    """Sequences that were in it."""
 
 
 class Advance:
@@ -55,7 +58,7 @@ class Advance:
     def _member(self, resident: Resident, member: Member, rows: NDArray[np.float32], harvest: Harvest) -> None:
         sequence, generation = member.sequence, member.sequence.generation
         start, end = sequence.computed, sequence.computed + member.tokens
-        self._account.recomputed_tokens += max(0, min(end, sequence.seen) - start)
+        self._bill(sequence, start, end)
         arrived = end == sequence.target
         sequence.computed, sequence.seen = end, max(end, sequence.seen)
         if sequence.tables is not None:
@@ -70,6 +73,14 @@ class Advance:
         for one in self._branches(sequence):
             if len(one.known) == end:
                 self._sample(resident, one, rows[-1], harvest)
+
+    def _bill(self, sequence: Sequence, start: int, end: int) -> None:
+        """A tenant is charged once for each token, whoever is to blame that it is computed twice."""
+        again = max(0, min(end, sequence.seen) - start)
+        self._account.recomputed_tokens += again
+        self._roster.bill.again(sequence.generation.pid, again)
+        self._roster.bill.charge(sequence.generation.share, max(0, end - max(start, sequence.charged)))
+        sequence.charged = max(end, sequence.charged)
 
     def _branches(self, sequence: Sequence) -> list[Sequence]:
         """The sequence; with all other choices, forked from it, when it led them to the prompt's end."""

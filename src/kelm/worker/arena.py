@@ -10,12 +10,19 @@ kernel gives physical pages only as they are written.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kelm.memory.layout import BlockLayout
+from kelm.memory.layout import BlockLayout, GroupShape, lay_out
 from kelm.models.batch import KVGroup
+
+
+def lay_out_groups(groups: Sequence[KVGroup], item_bytes: int, slab_bytes: int) -> tuple[BlockLayout, ...]:
+    """How the groups cut slabs into blocks: the same wherever it is asked. Raises UnsupportedModel."""
+    shapes = [GroupShape(len(g.layers) * g.kv_heads * 2 * g.head_dim * item_bytes, g.window) for g in groups]
+    return lay_out(shapes, slab_bytes)
 
 
 class Arena:

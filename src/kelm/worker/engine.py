@@ -34,9 +34,11 @@ from kelm.wire.messages import (
 )
 from kelm.worker.account import Account
 from kelm.worker.advance import Advance, Harvest
+from kelm.worker.bill import Bill
 from kelm.worker.forward import forward
+from kelm.worker.moves import moves
 from kelm.worker.opened import Opener
-from kelm.worker.placing import Member, Placer
+from kelm.worker.placing import Member, Placement, Placer
 from kelm.worker.residency import Residency, Resident
 from kelm.worker.roster import Roster
 from kelm.worker.settings import EngineSettings
@@ -62,7 +64,7 @@ class Engine:
         self._account = Account()
         self._residency = Residency(settings, opener)
         self._roster = Roster(self._residency, self._account)
-        self._placer = Placer(self._residency, settings, self._roster.preempt)
+        self._placer = Placer(self._residency, settings, self._roster.bill.shares, self._roster.preempt)
         self._advance = Advance(self._roster, self._account)
         self._number = 0
         self._last: str | None = None
@@ -81,7 +83,9 @@ class Engine:
         return msgspec.structs.replace(loaded, seconds=self._clock.monotonic_s() - began_s)
 
     def unload(self, model: str) -> None:
-        """Its processes end with reason ``abort``. ModelNotFound when it isn't resident."""
+        """Its processes end with reason ``abort``, its variants go with it. ModelNotFound when it isn't resident."""
+        for variant in self._residency.variants_of(model):
+            self.unload(variant)
         for sequence in list(self._residency.get(model).sequences.values()):
             self.cancel(Cancel(sequence.generation.pid))
         self._residency.unload(model)
@@ -100,9 +104,22 @@ class Engine:
         if pid in self._roster.generations:
             self._roster.generations[pid].paused = True
 
-    def resume(self, pid: int) -> None:
+    def resume(self, pid: int, counter: float = 0.0) -> None:
+        """``counter``: where its tenant's stands by now."""
         if pid in self._roster.generations:
-            self._roster.generations[pid].paused = False
+            generation = self._roster.generations[pid]
+            generation.paused, generation.told = False, None
+            self._roster.bill.lift(generation.share, counter)
+
+    def renice(self, pid: int, priority: int) -> None:
+        """From the next step on; nothing happens when it is over already."""
+        if pid in self._roster.generations:
+            self._roster.generations[pid].priority = priority
+
+    @property
+    def bill(self) -> Bill:
+        """How tenants stand."""
+        return self._roster.bill
 
     def encode(self, request: Encode) -> Encoded:
         """Raises ModelNotFound, UnsupportedModel."""
@@ -112,8 +129,10 @@ class Engine:
         results = resident.opened.encoder.run(request)
         name = resident.opened.loaded.executor
         self._account.steps[name] = self._account.steps.get(name, 0) + 1
+        self.bill.charge(request.share, sum(map(len, request.inputs)))
         shapes = [list(result.shape) for result in results]
-        return Encoded(pid=request.pid, shapes=shapes, data=[r.astype("<f4").tobytes() for r in results])
+        data = [result.astype("<f4").tobytes() for result in results]
+        return Encoded(pid=request.pid, shapes=shapes, data=data, charges=self.bill.charges())
 
     def has_work(self) -> bool:
         """Whether ``step`` would report anything."""
@@ -124,10 +143,13 @@ class Engine:
     def step(self) -> Step | None:
         """Run one step, of one model; None when there is nothing to run or to report."""
         began_s = self._clock.monotonic_s()
-        resident, members = self._turn()
+        looked: dict[str, Placement] = {}
+        resident = self._turn(looked)
         if resident is None:
             return self._report_step(began_s, [], Harvest()) if self._stale or self._roster.notices else None
         self._number += 1
+        members = list(looked[resident.key].members.values())
+        served = {member.sequence.generation.share for member in members}
         pids = list(dict.fromkeys(member.sequence.generation.pid for member in members))
         self._report(StepBegin(self._number, pids))
         started = self._start(members)
@@ -136,6 +158,9 @@ class Engine:
         harvest = self._advance.step(resident, members, outcome)
         for pid, error in harvest.errors.items():
             self._fail(pid, error)
+        self.bill.close(served, looked[resident.key].waiting)
+        harvest.moves = list(moves(self._roster.generations.values(), pids, looked))
+        harvest.rows = len(members)
         name = resident.loaded.executor
         self._account.steps[name] = self._account.steps.get(name, 0) + 1
         return self._report_step(began_s, started, harvest)
@@ -144,15 +169,15 @@ class Engine:
         """Conservation of blocks; AssertionError when broken. For tests and idle moments."""
         self._residency.pool.check()
 
-    def _turn(self) -> tuple[Resident | None, list[Member]]:
-        """The next model with somebody to run, and its members."""
+    def _turn(self, looked: dict[str, Placement]) -> Resident | None:
+        """The next model with somebody to run. ``looked``: gets what became of each model's candidates."""
         for key in rotation(list(self._residency.models), self._last):
             resident = self._residency.models[key]
-            members = self._placer.place(resident)
-            if members:
+            looked[key] = self._placer.place(resident)
+            if looked[key].members:
                 self._last = key
-                return resident, members
-        return None, []
+                return resident
+        return None
 
     def _start(self, members: list[Member]) -> list[Started]:
         started = []
@@ -181,13 +206,16 @@ class Engine:
         return Step(
             number=self._number,
             seconds=self._clock.monotonic_s() - began_s,
-            counters=self._counters(),
+            counters=self._counters(harvest.rows),
             started=started,
             tokens=notices + harvest.tokens,
             prompts=harvest.prompts,
+            moves=harvest.moves,
+            charges=self.bill.charges(),
+            recomputed=self.bill.recomputed(),
         )
 
-    def _counters(self) -> Counters:
+    def _counters(self, rows: int) -> Counters:
         free, total = self._residency.pool.counts()
         running = sum(
             sequence.tables is not None
@@ -207,4 +235,5 @@ class Engine:
             recomputed_tokens=account.recomputed_tokens,
             cached_tokens=account.cached_tokens,
             steps=dict(account.steps),
+            rows=rows,
         )

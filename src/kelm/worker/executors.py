@@ -2,11 +2,13 @@
 a worker says hello before that import, which takes seconds.
 
     native family (models/loader.py)   -> executor 'torch' until the compiled ops run it
-    anything else (models/fallback.py) -> executor 'fallback', where transformers is there and can build it
+    anything else (models/fallback.py) -> executor 'fallback', where transformers is there and can build it;
+                                          not what is quantized
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -15,33 +17,50 @@ from numpy.typing import NDArray
 
 from kelm.errors import UnsupportedModel
 from kelm.wire.messages import Load, Loaded
-from kelm.worker.opened import Opened, Progress
+from kelm.worker.opened import LaidOver, Opened, Progress
 
 if TYPE_CHECKING:
     from kelm.models.info import ModelInfo
+    from kelm.models.loader import Model
 
 
 def open_checkpoint(command: Load, progress: Progress) -> Opened:
     """Raises ModelFormatError, UnsupportedModel."""
-    import torch
-
-    from kelm.models.encoder import LoadedEncoder
+    from kelm.models.fields import read_json
     from kelm.models.loader import load
+    from kelm.models.quantization import FIELD
 
     try:
         model = load(command.files, command.dtype, progress)
     except UnsupportedModel as no_native_family:
+        if FIELD in read_json(command.files["config.json"], "config.json"):
+            raise
         return _open_fallback(command, no_native_family)
+    return replace(_opened(command, model), lay_over=lambda variant: _lay_over(model, command, variant))
+
+
+def _lay_over(base: Model, below: Load, command: Load) -> LaidOver:
+    """Raises ModelFormatError, UnsupportedModel."""
+    from kelm.models.variant import lay_over
+
+    laid = lay_over(base, below.files, command.files, command.layers)
+    return LaidOver(laid.own_bytes, lambda progress: _opened(command, laid.make(progress)))
+
+
+def _opened(command: Load, model: Model) -> Opened:
+    import torch
+
+    from kelm.models.encoder import LoadedEncoder
+
+    loaded = _loaded(command.model, model.name, model.info)
     if isinstance(model, LoadedEncoder):
-        return Opened(_loaded(command.model, model.name, model.info), encoder=model)
-    kind: torch.dtype = getattr(torch, model.info.dtype)
+        return Opened(loaded, encoder=model)
+    kind = model.dtype
 
     def attach(views: list[NDArray[np.generic]]) -> None:
         model.attach([torch.from_numpy(view).view(kind) for view in views])
 
-    return Opened(
-        _loaded(command.model, model.name, model.info), decoder=model, attach=attach, kv_item_bytes=kind.itemsize
-    )
+    return Opened(loaded, decoder=model, attach=attach, kv_item_bytes=kind.itemsize)
 
 
 def _open_fallback(command: Load, no_native_family: UnsupportedModel) -> Opened:
@@ -64,6 +83,7 @@ def _loaded(key: str, executor: str, info: ModelInfo) -> Loaded:
         dtype=info.dtype,
         parameters=info.parameters,
         weight_bytes=info.weight_bytes,
+        shared_bytes=info.shared_bytes,
         max_context_tokens=info.max_context_tokens,
         vocab=info.vocab,
         hidden=info.hidden,

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kelm.memory.layout import BlockLayout
 from kelm.models.batch import Executor
 from kelm.wire.messages import Encode, Load, Loaded
 
@@ -18,6 +19,14 @@ Progress = Callable[[int, int], None]
 
 class Encoder(Protocol):
     def run(self, request: Encode) -> list[NDArray[np.float32]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOver:
+    """A variant, checked and not made yet. ``own_bytes``: of weights, beside its base's."""
+
+    own_bytes: int
+    open: Callable[[Progress], Opened]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,10 @@ class Opened:
     kv_item_bytes: int = 4
     decoder_start: int | None = None
     """Of an encoder-decoder: the token its answers start from."""
+    lay_over: Callable[[Load], LaidOver] | None = None
+    """Makes a variant of this model, which it shares weights with; None where the executor can't."""
+    copied: Callable[[BlockLayout, int, int], None] = lambda layout, source, target: None
+    """Told of every block that was copied in the arena, for a decoder that keeps KV elsewhere too."""
 
 
 Opener = Callable[[Load, Progress], Opened]

@@ -17,11 +17,10 @@ import os
 import select
 import signal
 import socket
-from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-from kelm.errors import KelmError
+from kelm.errors import KelmError, OutOfMemory
 from kelm.wire.framing import Reader, WireError, encode
 from kelm.wire.messages import (
     PROTOCOL,
@@ -34,12 +33,14 @@ from kelm.wire.messages import (
     LoadFailed,
     Pause,
     Quit,
+    Renice,
     Report,
     Resume,
     Submit,
     Unload,
     Unloaded,
 )
+from kelm.worker.encodings import Encodings
 from kelm.worker.engine import Engine
 from kelm.worker.numerics import numerics_id
 from kelm.worker.opened import Opener
@@ -59,8 +60,8 @@ class WorkerProcess:
         self._socket = connection
         self._settings = settings
         self._reader: Reader[Command] = Reader(Command)
-        self._encodings: deque[Encode] = deque()
         self._engine = Engine(settings, opener, self._send)
+        self._encodings = Encodings(self._engine.bill)
         self._quit = False
 
     def run(self) -> int:
@@ -95,7 +96,7 @@ class WorkerProcess:
 
     def _work(self) -> None:
         if self._encodings:
-            request = self._encodings.popleft()
+            request = self._encodings.take()
             try:
                 self._send(self._engine.encode(request))
             except Exception as error:
@@ -110,7 +111,8 @@ class WorkerProcess:
         except Exception as error:
             code, message = _charge(error)
             if isinstance(command, Load):
-                self._send(LoadFailed(command.model, code, message))
+                missing = error.missing_bytes if isinstance(error, OutOfMemory) else 0
+                self._send(LoadFailed(command.model, code, message, missing))
             elif isinstance(command, Unload):
                 self._send(Unloaded(command.model))
             elif isinstance(command, Submit):
@@ -127,16 +129,19 @@ class WorkerProcess:
             case Submit():
                 engine.submit(command)
             case Encode():
-                self._encodings.append(command)
+                self._encodings.put(command)
             case Cancel():
                 self._cancel(command)
             case Pause():
                 engine.pause(command.pid)
             case Resume():
-                engine.resume(command.pid)
+                engine.resume(command.pid, command.counter)
+            case Renice():
+                engine.renice(command.pid, command.priority)
+                self._encodings.renice(command.pid, command.priority)
 
     def _cancel(self, command: Cancel) -> None:
-        self._encodings = deque(one for one in self._encodings if one.pid != command.pid)
+        self._encodings.cancel(command.pid)
         self._engine.cancel(command)
 
     def _send(self, report: Report) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kelm.errors import ContextTooLong, InvalidRequest
 from kelm.wire.messages import Submit, Tokens
 from kelm.worker.account import Account
+from kelm.worker.bill import Bill
 from kelm.worker.residency import Residency, Resident
 from kelm.worker.sequence import Generation, Sequence
 
@@ -15,6 +16,7 @@ class Roster:
     def __init__(self, residency: Residency, account: Account) -> None:
         self._residency = residency
         self._account = account
+        self.bill = Bill()
         self._next_sequence = 0
         self.generations: dict[int, Generation] = {}
         self.notices: list[Tokens] = []
@@ -38,6 +40,7 @@ class Roster:
             resident.sequences[sequence.id] = sequence
         if generation.choices:
             self.generations[submit.pid] = generation
+            self.bill.open(submit.share, submit.weight, submit.counter)
 
     def cancel(self, pid: int, choice: int | None = None) -> None:
         """End a process or one choice of it with reason ``abort``; nothing happens when it is over already."""
@@ -76,7 +79,7 @@ class Roster:
         """``child``, which holds nothing, goes on from what ``parent`` computed: blocks are shared."""
         assert parent.tables is not None and child.tables is None
         child.tables = parent.tables.fork(parent.computed)
-        child.computed = child.seen = parent.computed
+        child.computed = child.seen = child.charged = parent.computed
         decoder = self._residency.get(parent.generation.model).opened.decoder
         assert decoder is not None
         decoder.fork(parent.id, child.id)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kelm.memory.tables import Tables
-from kelm.wire.messages import FinishReason, Submit, TokenLogprobs
+from kelm.wire.messages import FinishReason, Move, Submit, TokenLogprobs
 from kelm.worker import penalties
 
 
@@ -31,7 +31,8 @@ class Sequence:
     """One choice of a generation. Ids grow with arrival and are never used again."""
 
     __slots__ = (
-        "choice", "computed", "counts", "generation", "grammar", "id", "known", "prompt_tokens", "seen", "tables"
+        "charged", "choice", "computed", "counts", "generation", "grammar", "id", "known", "prompt_tokens", "seen",
+        "tables",
     )  # fmt: skip
 
     def __init__(self, seq: int, generation: Generation, choice: int, generated: list[int]) -> None:
@@ -43,6 +44,8 @@ class Sequence:
         self.computed = 0
         self.seen = 0
         """The most that was ever computed: below it, computing is recomputing."""
+        self.charged = len(self.known) - 1 if generated else 0
+        """Tokens that its tenant was charged for: what a worker computed before it died is not charged again."""
         self.tables: Tables | None = None
         """None: holds nothing (waiting, preempted, or before its fork)."""
         self.grammar: GrammarState | None = None
@@ -89,6 +92,8 @@ class Generation:
         self.prompt = submit.prompt
         self.sampling = submit.sampling
         self.salt = submit.salt
+        self.priority = submit.priority
+        self.share = submit.share
         self.encodes = decoder_start is not None
         """The prompt is an encoder's input, and the answer starts from ``decoder_start``."""
         self.opening = submit.prompt if decoder_start is None else [decoder_start]
@@ -98,6 +103,8 @@ class Generation:
         """Computes the prompt for all; None when it is computed, or when there is one choice only."""
         self.paused = False
         self.started = False
+        self.told: Move | None = None
+        """Where the daemon believes it to be."""
         self.scores: list[TokenLogprobs | None] | None = None
         """Prompt log-probabilities on their way; None when they aren't wanted or were reported."""
         if submit.sampling.prompt_logprobs is not None and not any(submit.generated):

@@ -25,3 +25,7 @@ class EngineSettings:
     def slabs(self) -> int:
         wanted = self.memory_bytes // 4 if self.kv_bytes is None else self.kv_bytes
         return max(1, wanted // self.slab_bytes)
+
+    def activation_bytes(self, hidden: int, vocab: int) -> int:
+        """About 16 rows of hidden states for each token of a step, and two of logits for each sequence."""
+        return 4 * (16 * self.step_tokens * hidden + 2 * self.max_num_seqs * vocab)
