@@ -100,7 +100,8 @@ class Product {
     void step(std::int64_t row, std::int64_t rows, std::int64_t tile, int tiles) const {
         alignas(64) float sums[kMostRows * kMostTiles * kTile];
         const std::int64_t width = tiles * kTile;
-        std::fill(sums, sums + (rows / most_ * most_ + size_of(rows % most_)) * width, 0.0f);
+        const std::int64_t last = rows % most_;
+        std::fill(sums, sums + (rows - last + (last ? size_of(last) : 0)) * width, 0.0f);
         const std::int64_t bytes = block_bytes(op_.weights.format);
         const std::int64_t at_once = rows <= most_ ? blocks_ : std::max<std::int64_t>(1, kernel_.chunk_bytes / bytes);
         for (std::int64_t block = 0; block < blocks_; block += at_once)
