@@ -10,9 +10,11 @@ matrix, so are gate and up.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from kelm.models.part import Part
-from kelm.models.spec import DecoderSpec
+if TYPE_CHECKING:
+    from kelm.models.part import Part
+    from kelm.models.spec import DecoderSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ from kelm.errors import ModelFormatError, UnsupportedModel
 from kelm.models.layout import Slot
 from kelm.models.linear import LOW_RANK_A, LOW_RANK_B, Part, low_rank, low_rank_shapes
 from kelm.models.loader import Files, Model, Plan, plan
-from kelm.models.weights import Checkpoint, Entry, Progress, Reader, weight_bytes
+from kelm.models.tensor_index import Entry
+from kelm.models.weights import Checkpoint, Progress, Reader, weight_bytes
 from kelm.store import adapter, delta
 from kelm.store.tensors import TensorFile
 
