@@ -1,0 +1,73 @@
+"""Which decoders the compiled kernels run, and how one is made from a checkpoint's files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kelm.models.blueprint import Blueprint, Files, known_dtype, read_blueprint
+from kelm.models.batch import KVGroup
+from kelm.models.graph.build import whole_head
+from kelm.models.graph.plan import PASSES, make_plan
+from kelm.models.native.decoder import NativeDecoder, kv_groups
+from kelm.models.native.weights import Progress, pack
+from kelm.models.packing import Precision, Source
+from kelm.models.tensor_index import TensorIndex
+from kelm.ops import native
+from kelm.ops.packed import FORMATS
+from kelm.ops.step import HEAD_DIM_MOST, KV_ITEM_BYTES
+
+_PRECISIONS: dict[str, Precision] = {"float32": "float32", "bfloat16": "bfloat16"}
+_FORMATS = {"float32": "float32", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class NativeOutline:
+    """A checked decoder whose weights have not been read. ``dtype``: of what isn't quantized, and of KV."""
+
+    blueprint: Blueprint[TensorIndex]
+    dtype: str
+
+    @property
+    def kv_item_bytes(self) -> int:
+        return KV_ITEM_BYTES[self.dtype]
+
+    @property
+    def groups(self) -> tuple[KVGroup, ...]:
+        return kv_groups(self.blueprint.spec)
+
+    def obstacle(self) -> str:
+        """Why the kernels can't run it, or nothing."""
+        if not native.available():
+            return "this install has no compiled kernels"
+        if _FORMATS.get(self.dtype) not in FORMATS:
+            return f"there are no kernels for {self.dtype}"
+        if whole_head(self.blueprint.spec.head_dim) > HEAD_DIM_MOST:
+            return f"heads of {self.blueprint.spec.head_dim} dimensions are wider than {HEAD_DIM_MOST}"
+        return ""
+
+
+def outline(files: Files, dtype: str) -> NativeOutline:
+    """Raises UnsupportedModel when no decoder family can run it, ModelFormatError when a file is malformed."""
+    blueprint = read_blueprint(files, lambda files, quantization: TensorIndex(files, quantization=quantization))
+    return NativeOutline(blueprint, blueprint.check(known_dtype(dtype)))
+
+
+def load_native(
+    found: NativeOutline, pool: native.Pool, progress: Progress, passes: tuple[str, ...] = PASSES
+) -> NativeDecoder:
+    """Reads and packs the weights. Raises UnsupportedModel where one does not fit the precision."""
+    blueprint = found.blueprint
+    source = Source(blueprint.index, blueprint.slots(), blueprint.spec.gated)
+    weights = pack(source, _PRECISIONS[found.dtype], pool, progress)
+    plan = make_plan(blueprint.spec, passes, _embedding_scale(blueprint.spec.embedding_scale, found.dtype))
+    return NativeDecoder(blueprint.spec, plan, weights, blueprint.info(found.dtype, weights.size_bytes), pool)
+
+
+def _embedding_scale(scale: float, dtype: str) -> float:
+    """As the table's precision has it: Gemma was trained so."""
+    if dtype == "float32":
+        return float(np.float32(scale))
+    bits = np.float32(scale).view(np.uint32)
+    return float(((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32))

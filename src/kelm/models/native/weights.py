@@ -1,0 +1,46 @@
+"""Weights packed in memory, for as long as there is no image of them (images.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kelm.models.packing import VECTOR, Precision, Source
+from kelm.ops import packed
+from kelm.ops.native import Pool
+from kelm.ops.packed import Packed
+from kelm.store.images import TensorPlace
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """As models/images.Image."""
+
+    matrices: dict[str, Packed] = field(default_factory=dict)
+    vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(m.data.nbytes for m in self.matrices.values()) + sum(v.nbytes for v in self.vectors.values())
+
+
+def pack(source: Source, precision: Precision, pool: Pool, progress: Progress) -> InMemory:
+    """Raises UnsupportedModel where a weight does not fit the precision."""
+    wanted = [one for extent in source.wanted(precision).values() for one in extent]
+    total, done, made = sum(one.bytes for one in wanted), 0, InMemory()
+    for one in wanted:
+        data = packed.empty(one.bytes)
+        source.pack(TensorPlace(one.name, one.kind, one.shape, 0, one.bytes), pool, data)
+        if one.kind == VECTOR:
+            made.vectors[one.name] = data.view(np.float32).reshape(one.shape)
+        else:
+            outputs, inputs = one.shape
+            made.matrices[one.name] = Packed(data, outputs, inputs, one.kind)  # type: ignore[arg-type]
+        done += one.bytes
+        progress(done, total)
+    return made
