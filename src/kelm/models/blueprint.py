@@ -74,9 +74,7 @@ def read_config(files: Files) -> Fields:
     return read_json(files["config.json"], "config.json")
 
 
-def read_blueprint(
-    files: Files, make_index: Callable[[Files, Quantization | None], Index]
-) -> Blueprint[Index]:
+def read_blueprint(files: Files, make_index: Callable[[Files, Quantization | None], Index]) -> Blueprint[Index]:
     """Reads config.json and the weights' headers. Raises UnsupportedModel when no decoder family can run it,
     ModelFormatError when a file is malformed."""
     config = read_config(files)

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from kelm.errors import ModelFormatError, UnsupportedModel
+from kelm.models.blueprint import Files
 from kelm.models.layout import Slot
 from kelm.models.linear import LOW_RANK_A, LOW_RANK_B, Part, low_rank, low_rank_shapes
-from kelm.models.loader import Files, Model, Plan, plan
+from kelm.models.loader import Model, Plan, plan
 from kelm.models.tensor_index import Entry
 from kelm.models.weights import Checkpoint, Progress, Reader, weight_bytes
 from kelm.store import adapter, delta

@@ -54,14 +54,14 @@ class Rope:
 
 def frequencies(rope: Rope, head_dim: int) -> Floats:
     """Radians per position of each pair, [head_dim / 2]."""
-    powers = np.float32(rope.theta) ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
+    powers: Floats = np.float32(rope.theta) ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
     match rope.scaling:
         case None:
-            return np.float32(1.0) / powers
+            return 1.0 / powers
         case LinearScaling(factor):
-            return np.float32(1.0) / powers / np.float32(factor)
+            return 1.0 / powers / np.float32(factor)
         case Llama3Scaling() as scaling:
-            return _llama3(np.float32(1.0) / powers, scaling)
+            return _llama3(1.0 / powers, scaling)
         case YarnScaling() as scaling:
             return _yarn(powers, rope.theta, scaling)
 
@@ -77,14 +77,16 @@ def _llama3(frequency: Floats, s: Llama3Scaling) -> Floats:
     blended = (1 - ramp) * frequency / s.factor + ramp * frequency
     kept = np.where(wavelength < s.original_tokens / s.high_freq_factor, frequency, blended)
     stretched = np.where(wavelength > s.original_tokens / s.low_freq_factor, frequency / s.factor, kept)
-    return stretched.astype(np.float32)
+    made: Floats = stretched.astype(np.float32)
+    return made
 
 
 def _yarn(powers: Floats, theta: float, s: YarnScaling) -> Floats:
-    pairs = powers.shape[0]
+    pairs = len(powers)
 
     def pair_that_turns(times: float) -> float:
-        return (2 * pairs * math.log(s.original_tokens / (times * 2 * math.pi))) / (2 * math.log(theta))
+        turned = s.original_tokens / (times * 2 * math.pi)
+        return 2 * pairs * math.log(turned) / (2 * math.log(theta))
 
     low, high = pair_that_turns(s.beta_fast), pair_that_turns(s.beta_slow)
     if s.truncate:
@@ -93,4 +95,5 @@ def _yarn(powers: Floats, theta: float, s: YarnScaling) -> Floats:
     width = high - low if high != low else 0.001
     kept = 1 - np.clip((np.arange(pairs, dtype=np.float32) - np.float32(low)) / np.float32(width), 0, 1)
     mixed = 1.0 / (np.float32(s.factor) * powers) * (1 - kept) + 1.0 / powers * kept
-    return mixed.astype(np.float32)
+    made: Floats = mixed.astype(np.float32)
+    return made

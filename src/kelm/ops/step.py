@@ -74,7 +74,16 @@ class Step:
     def attach(self, arena: NDArray[np.uint8], places: Sequence[KvPlace]) -> None:
         """Raises ValueError where a group is not what the kernels read."""
         rows = [
-            [p.slab_bytes, p.block_bytes, p.per_slab, p.layers, p.kv_heads, p.head_dim, _KV_TYPES[p.item_bytes], p.blocks]
+            [
+                p.slab_bytes,
+                p.block_bytes,
+                p.per_slab,
+                p.layers,
+                p.kv_heads,
+                p.head_dim,
+                _KV_TYPES[p.item_bytes],
+                p.blocks,
+            ]
             for p in places
         ]
         self._step.attach(arena, np.array(rows, np.int64).reshape(-1, 8))
@@ -100,6 +109,4 @@ class Step:
             ValueError: a token, a row or a block that is not there.
             MemoryError: no memory for the activations.
         """
-        self._step.run(
-            self._pool, self._isa, tokens, spans, tables, self._windows, self._blocks, picked, logits
-        )
+        self._step.run(self._pool, self._isa, tokens, spans, tables, self._windows, self._blocks, picked, logits)

@@ -67,9 +67,17 @@ class _Builder:
         seen = self._buffer(f"seen.{number}", q * whole)
         self._add(
             Op(
-                Kind.ATTENTION, x=qkv, out=seen, count=q, width=whole, group=group, layer=index,
-                window=layer.window or 0, a=layer.score_scale, b=spec.score_cap or 0.0,
-            )  # fmt: skip
+                Kind.ATTENTION,
+                x=qkv,
+                out=seen,
+                count=q,
+                width=whole,
+                group=group,
+                layer=index,
+                window=layer.window or 0,
+                a=layer.score_scale,
+                b=spec.score_cap or 0.0,
+            )
         )
         if whole != dim:
             close = self._buffer(f"close.{number}", q * dim)
@@ -110,18 +118,23 @@ class _Builder:
         self._buffer(out, spec.hidden, picked=picked)
         layer = spec.norm == "layer"
         kind, bias = (Kind.LAYER_NORM, f"{slot}.bias") if layer else (Kind.RMS_NORM, "")
-        self._add(
-            Op(kind, x=x, out=out, width=spec.hidden, vector=f"{slot}.weight", other=bias, a=spec.norm_eps)
-        )
+        self._add(Op(kind, x=x, out=out, width=spec.hidden, vector=f"{slot}.weight", other=bias, a=spec.norm_eps))
         return out
 
     def _head_norm(self, slot: str, qkv: str, column: int, heads: int) -> None:
         spec = self.spec
         self._add(
             Op(
-                Kind.RMS_NORM, x=qkv, out=qkv, x_column=column, out_column=column, count=heads, width=spec.head_dim,
-                vector=f"{slot}.weight", a=spec.norm_eps,
-            )  # fmt: skip
+                Kind.RMS_NORM,
+                x=qkv,
+                out=qkv,
+                x_column=column,
+                out_column=column,
+                count=heads,
+                width=spec.head_dim,
+                vector=f"{slot}.weight",
+                a=spec.norm_eps,
+            )
         )
 
     def _linear(self, slot: str, x: str, out: str, bias: bool) -> str:

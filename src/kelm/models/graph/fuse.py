@@ -1,7 +1,7 @@
 """A product's result is changed before it is written, where only the next op reads it:
 
-    up -> gate              one op that writes half as much
-    out, down -> add        one op that adds to the residual stream
+up -> gate              one op that writes half as much
+out, down -> add        one op that adds to the residual stream
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ def _fused(graph: Graph, kinds: dict[Kind, Epilogue]) -> Graph:
             and before.out == op.x
             and len(list(graph.uses(op.x))) == 2
         ):
-            ops[-1] = replace(
-                before, out=op.out, epilogue=kinds[op.kind], activation=op.activation, width=op.width
-            )
+            ops[-1] = replace(before, out=op.out, epilogue=kinds[op.kind], activation=op.activation, width=op.width)
         else:
             ops.append(op)
     return Graph(tuple(ops), graph.buffers).pruned()

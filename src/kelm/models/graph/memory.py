@@ -13,8 +13,8 @@ def pitch(width: int) -> int:
 
 
 def lay_out(graph: Graph, *, shared: bool = True) -> dict[str, int]:
-    """Offsets of all buffers but the caller's. ``shared``: two that are never needed at once may overlap; the widest are
-    placed first, each as low as it fits."""
+    """Offsets of all buffers but the caller's. ``shared``: two that are never needed at once may overlap. The widest
+    are placed first, each as low as it fits."""
     lives = {name: (min(uses), max(uses)) for name in graph.buffers if (uses := list(graph.uses(name)))}
     placed: dict[str, int] = {}
     for name in sorted(lives, key=lambda name: (-graph.buffers[name].width, lives[name])):

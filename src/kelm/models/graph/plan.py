@@ -36,9 +36,7 @@ class Plan:
     constants: Constants
 
 
-def make_plan(
-    spec: DecoderSpec, passes: tuple[str, ...] = PASSES, embedding_scale: float | None = None
-) -> Plan:
+def make_plan(spec: DecoderSpec, passes: tuple[str, ...] = PASSES, embedding_scale: float | None = None) -> Plan:
     graph, constants = build(spec, embedding_scale)
     for name, rewrite in _REWRITES.items():
         if name in passes:

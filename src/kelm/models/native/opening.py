@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kelm.models.blueprint import Blueprint, Files, known_dtype, read_blueprint
 from kelm.models.batch import KVGroup
+from kelm.models.blueprint import Blueprint, Files, known_dtype, read_blueprint
 from kelm.models.graph.build import whole_head
 from kelm.models.graph.plan import PASSES, make_plan
 from kelm.models.native.decoder import NativeDecoder, kv_groups
