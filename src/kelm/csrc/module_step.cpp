@@ -1,6 +1,8 @@
 // The step in kelm._native; use kelm.ops.step.
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+
 #include "module.hpp"
 #include "step.hpp"
 
@@ -36,6 +38,7 @@ std::int64_t columns_of_x(const StepOp &op, const StepPlan &plan) {
         case StepKind::gather_heads: return op.count * op.step;
         case StepKind::write_kv: return 2 * op.count * op.width;
         case StepKind::rotate: return op.width;
+        case StepKind::low_rank: return op.step;
         default: return op.count * op.width;
     }
 }
@@ -47,6 +50,7 @@ std::int64_t columns_of_out(const StepOp &op, const StepPlan &plan) {
         case StepKind::angles: return 2 * op.width;
         case StepKind::spread: return op.count * op.step;
         case StepKind::write_kv: return 0;
+        case StepKind::low_rank: return op.width;
         default: return op.count * op.width;
     }
 }
@@ -69,6 +73,10 @@ void check_op(const StepPlan &plan, const StepOp &op) {
     const std::int64_t made = op.epilogue == Epilogue::gate ? (op.width + 15) / 16 * 32 : op.width;
     require(op.kind != StepKind::linear || op.epilogue == Epilogue::none || made <= plan.matrices[op.matrix].outputs,
             "an op does not fit its matrix");
+    require(op.kind != StepKind::low_rank ||
+                (op.vector >= 0 && op.other >= 0 && plan.vectors[op.vector].size == op.count * op.step &&
+                 plan.vectors[op.other].size == op.count * op.width),
+            "an op does not fit its vectors");
     const bool scaled = op.kind == StepKind::angles || op.kind == StepKind::rms_norm || op.kind == StepKind::layer_norm;
     require(!scaled || op.vector >= 0, "an op without its vector");
     require(op.kind != StepKind::layer_norm || op.other >= 0, "an op without its vector");
@@ -134,6 +142,15 @@ void check_table(const Table &table, const StepSpan &span, std::int64_t window, 
         require(table.data()[i] >= 0 && table.data()[i] < blocks, "a block table names no block of the arena");
 }
 
+void check_embedding(const StepPlan &plan, const StepOp &op, const StepBatch &batch) {
+    for (std::int64_t i = 0; i < batch.rows; ++i)
+        require(batch.tokens[i] >= 0 && batch.tokens[i] < plan.matrices[op.matrix].outputs,
+                "a token that is not in the vocabulary");
+    for (const StepSpan &span : batch.spans)
+        require(op.vector < 0 || (span.context + span.rows) * op.width <= plan.vectors[op.vector].size,
+                "a position that the table has no row for");
+}
+
 StepBatch batch_of(const Step &step, const Numbers1 &tokens, const Numbers2 &spans, const Numbers1 &picked) {
     StepBatch batch{};
     batch.tokens = tokens.data();
@@ -152,10 +169,7 @@ StepBatch batch_of(const Step &step, const Numbers1 &tokens, const Numbers2 &spa
     for (std::int64_t i = 0; i < batch.picked_rows; ++i)
         require(batch.picked[i] >= 0 && batch.picked[i] < batch.rows, "logits of a row that is not there");
     for (const auto &op : step.plan().ops)
-        if (op.kind == StepKind::embed)
-            for (std::int64_t i = 0; i < batch.rows; ++i)
-                require(batch.tokens[i] >= 0 && batch.tokens[i] < step.plan().matrices[op.matrix].outputs,
-                        "a token that is not in the vocabulary");
+        if (op.kind == StepKind::embed) check_embedding(step.plan(), op, batch);
     return batch;
 }
 

@@ -105,6 +105,8 @@ class Run {
             case StepKind::gate: return gate_row(x, size, op.activation, out);
             case StepKind::add: return add_row(x, size, out);
             case StepKind::pick: std::copy_n(x, size, out); return;
+            case StepKind::low_rank:
+                return low_rank_row(x, op.step, vector(op.vector), vector(op.other), op.count, op.width, out);
             case StepKind::soft_cap: return soft_cap_row(out, size, op.a);
             default: return;
         }

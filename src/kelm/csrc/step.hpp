@@ -35,8 +35,9 @@ enum class StepKind : int {
     add = 12,        // out += x
     pick = 13,       // out = rows of x whose logits are wanted
     soft_cap = 14,   // out = a * tanh(out / a)
+    low_rank = 15,   // out += (x @ A.T) @ B: vector is A [count, `step` of x], other is B [count, width]
 };
-constexpr int kStepKinds = 15;
+constexpr int kStepKinds = 16;
 
 enum class Activation : int { none = 0, silu = 1, gelu = 2, gelu_tanh = 3, relu = 4, tanh = 5 };
 constexpr int kActivations = 6;

@@ -112,6 +112,14 @@ void add_row(const float *x, std::int64_t width, float *out) {
     for (std::int64_t i = 0; i < width; ++i) out[i] += x[i];
 }
 
+void low_rank_row(const float *x, std::int64_t inputs, const float *a, const float *b, std::int64_t rank,
+                  std::int64_t width, float *out) {
+    for (std::int64_t r = 0; r < rank; ++r, a += inputs, b += width) {
+        const float middle = sum_of(inputs, [&](std::int64_t i) { return x[i] * a[i]; });
+        for (std::int64_t o = 0; o < width; ++o) out[o] += middle * b[o];
+    }
+}
+
 void soft_cap_row(float *x, std::int64_t width, float cap) {
     for (std::int64_t i = 0; i < width; ++i) x[i] = tanh_of(x[i] / cap) * cap;
 }

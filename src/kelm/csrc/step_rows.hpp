@@ -22,6 +22,10 @@ void gate_row(const float *x, std::int64_t width, Activation kind, float *out);
 
 void add_row(const float *x, std::int64_t width, float *out);
 
+// out[o] += sum over r of (sum over i of x[i] * a[r][i]) * b[r][o], r rising.
+void low_rank_row(const float *x, std::int64_t inputs, const float *a, const float *b, std::int64_t rank,
+                  std::int64_t width, float *out);
+
 void soft_cap_row(float *x, std::int64_t width, float cap);
 
 }  // namespace kelm

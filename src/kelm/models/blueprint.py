@@ -11,7 +11,7 @@ from kelm.limits import VOCAB
 from kelm.models.families import Family, find_family
 from kelm.models.fields import Fields, read_json
 from kelm.models.info import ModelInfo
-from kelm.models.layout import Slot, slots
+from kelm.models.layout import Slot, aliases, slots
 from kelm.models.part import Part
 from kelm.models.quantization import Quantization, read_quantization
 from kelm.models.spec import DecoderSpec
@@ -40,6 +40,11 @@ class Blueprint(Generic[Index]):
         """Ends of names of tensors that may be there and hold nothing of the model."""
         layout = self.family.layout
         return layout.ignored + ((f"{layout.head}.weight",) if self.spec.tied else ())
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """What other classes of the same model call its tensors -> what this checkpoint does."""
+        return aliases(self.slots(), (self.slots(prefix=other) for other in ("", *self.family.layout.prefixes)))
 
     def slots(self, part: Part | None = None, prefix: str | None = None) -> dict[str, Slot]:
         return slots(self.spec, self.family.layout, self.prefix if prefix is None else prefix, part)

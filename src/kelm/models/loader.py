@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from kelm.models.encoder_families import ENCODER_FAMILIES, EncoderFamily, read_l
 from kelm.models.encoder_layout import encoder_slots
 from kelm.models.fields import Fields
 from kelm.models.info import ModelInfo
-from kelm.models.layout import Slot
+from kelm.models.layout import Slot, aliases
 from kelm.models.part import Part
 from kelm.models.quantization import FIELD, read_quantization
 from kelm.models.sentence import mask_token, read_sentence
@@ -122,12 +122,11 @@ def _decoder(files: Files) -> Plan:
         return LoadedDecoder(found.spec, weights, info, part)
 
     wanted = found.slots()
-    others = (found.slots(prefix=other) for other in ("", *found.family.layout.prefixes))
     return DecoderPlan(
         checkpoint=found.index,
         wanted=wanted,
         unused=found.unused,
-        aliases=_aliases(wanted, others),
+        aliases=found.aliases,
         make=make,
         spec=found.spec,
         slots_of=found.slots,
@@ -162,14 +161,4 @@ def _encoder(family: EncoderFamily, config: Fields, files: Files) -> Plan:
         return LoadedEncoder(spec, weights, info, mask_id)
 
     others = (encoder_slots(spec, layout, other) for other in ("", layout.prefix))
-    return Plan(checkpoint, wanted, layout.unused(spec), _aliases(wanted, others), make)
-
-
-def _aliases(wanted: Mapping[str, Slot], others: Iterable[Mapping[str, Slot]]) -> dict[str, str]:
-    """The same slots under other prefixes: name there -> name here."""
-    return {
-        alias: name
-        for other in others
-        for slot in wanted
-        for alias, name in zip(other[slot].names, wanted[slot].names, strict=True)
-    }
+    return Plan(checkpoint, wanted, layout.unused(spec), aliases(wanted, others), make)

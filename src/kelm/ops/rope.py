@@ -8,11 +8,16 @@ from torch import Tensor
 from kelm.ops.rotation import Rope, attention_factor, frequencies
 
 
+def _powers(rope: Rope, head_dim: int) -> Tensor:
+    """By torch's pow, whose last bit shows after some hundred positions."""
+    return rope.theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+
+
 class RopeTable:
     """cos and sin of one Rope for positions 0, 1, ...; grows by doubling when a longer sequence comes."""
 
     def __init__(self, rope: Rope, head_dim: int) -> None:
-        self._frequencies = torch.from_numpy(frequencies(rope, head_dim))
+        self._frequencies = torch.from_numpy(frequencies(rope, head_dim, _powers(rope, head_dim).numpy()))
         self._factor = attention_factor(rope)
         self._cos = self._sin = torch.empty(0, head_dim // 2)
 

@@ -52,9 +52,10 @@ class Rope:
     scaling: Scaling | None = None
 
 
-def frequencies(rope: Rope, head_dim: int) -> Floats:
-    """Radians per position of each pair, [head_dim / 2]."""
-    powers: Floats = np.float32(rope.theta) ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
+def frequencies(rope: Rope, head_dim: int, powers: Floats | None = None) -> Floats:
+    """Radians per position of each pair, [head_dim / 2]. ``powers``: of theta, as another library rounds them."""
+    if powers is None:
+        powers = np.float32(rope.theta) ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
     match rope.scaling:
         case None:
             return 1.0 / powers

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kelm.errors import UnsupportedModel
+from kelm.models.native.decoder import NativeDecoder
 from kelm.models.native.opening import NativeOutline, load_native, outline
+from kelm.models.native.variant import lay_over as lay_over_native
 from kelm.ops import native
 from kelm.ops.step import BLOCK_TOKENS
 from kelm.wire.messages import Load, Loaded
@@ -67,9 +69,17 @@ class Checkpoints:
     def _open_native(self, command: Load, found: NativeOutline, progress: Progress) -> Opened:
         if self._pool is None:
             self._pool = native.pool(self._settings.threads)
-        model = load_native(found, self._pool, progress)
-        loaded = _loaded(command.model, model.name, model.info)
-        return Opened(loaded, decoder=model, attach=model.attach, kv_item_bytes=found.kv_item_bytes)
+        pool, model = self._pool, load_native(found, self._pool, progress)
+
+        def lay_over(variant: Load) -> LaidOver:
+            laid = lay_over_native(model, found, variant.files, variant.layers, pool)
+            return LaidOver(laid.own_bytes, lambda progress: opened(variant, laid.make(progress)))
+
+        def opened(command: Load, model: NativeDecoder) -> Opened:
+            loaded = _loaded(command.model, model.name, model.info)
+            return Opened(loaded, decoder=model, attach=model.attach, kv_item_bytes=found.kv_item_bytes)
+
+        return replace(opened(command, model), lay_over=lay_over)
 
 
 open_checkpoint = Checkpoints(EngineSettings(memory_bytes=0))

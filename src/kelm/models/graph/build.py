@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,9 +18,27 @@ HEAD_TILE = 16
 Constants = dict[str, NDArray[np.float32]]
 
 
-def build(spec: DecoderSpec, embedding_scale: float | None = None) -> tuple[Graph, Constants]:
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """What a variant adds to the product of a slot, from output ``column`` on: vectors ``{slot}.low_rank_a.{number}``
+    [rank, inputs] and ``{slot}.low_rank_b.{number}`` [rank, width]."""
+
+    number: int
+    rank: int
+    inputs: int
+    column: int
+    width: int
+
+
+Additions = Mapping[str, Sequence[LowRank]]
+"""By linear: ``layers.0.qkv``."""
+
+
+def build(
+    spec: DecoderSpec, embedding_scale: float | None = None, additions: Additions | None = None
+) -> tuple[Graph, Constants]:
     """And the vectors that no checkpoint holds. ``embedding_scale``: as the table's precision has it."""
-    builder = _Builder(spec)
+    builder = _Builder(spec, additions or {})
     builder.run(spec.embedding_scale if embedding_scale is None else embedding_scale)
     return Graph(tuple(builder.ops), builder.buffers), builder.constants
 
@@ -32,6 +51,7 @@ def whole_head(head_dim: int) -> int:
 @dataclass(slots=True)
 class _Builder:
     spec: DecoderSpec
+    additions: Additions
     ops: list[Op] = field(default_factory=list)
     buffers: dict[str, Buffer] = field(default_factory=dict)
     constants: Constants = field(default_factory=dict)
@@ -139,6 +159,21 @@ class _Builder:
 
     def _linear(self, slot: str, x: str, out: str, bias: bool) -> str:
         self._add(Op(Kind.LINEAR, x=x, out=out, matrix=f"{slot}.weight", vector=f"{slot}.bias" if bias else ""))
+        for part in self.additions.get(slot, ()):
+            a, b = f"{slot}.low_rank_a.{part.number}", f"{slot}.low_rank_b.{part.number}"
+            self._add(
+                Op(
+                    Kind.LOW_RANK,
+                    x=x,
+                    out=out,
+                    out_column=part.column,
+                    count=part.rank,
+                    width=part.width,
+                    step=part.inputs,
+                    vector=a,
+                    other=b,
+                )
+            )
         return out
 
     def _angles(self, rope: Rope) -> str:

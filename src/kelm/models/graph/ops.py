@@ -31,6 +31,7 @@ class Kind(IntEnum):
     ADD = 12
     PICK = 13
     SOFT_CAP = 14
+    LOW_RANK = 15
 
 
 class Epilogue(IntEnum):
@@ -43,7 +44,7 @@ class Epilogue(IntEnum):
 
 
 ACTIVATIONS = ("none", "silu", "gelu", "gelu_tanh", "relu", "tanh")
-IN_PLACE = frozenset({Kind.ROTATE, Kind.ADD, Kind.SOFT_CAP})
+IN_PLACE = frozenset({Kind.ROTATE, Kind.ADD, Kind.SOFT_CAP, Kind.LOW_RANK})
 """They read ``out`` before they write it; a norm may, of its own columns."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kelm.models.graph.build import Constants, build
+from kelm.models.graph.build import Additions, Constants, build
 from kelm.models.graph.fuse import fuse_gates, fuse_sums
 from kelm.models.graph.memory import lay_out, pitch
 from kelm.models.graph.narrow import narrow
@@ -36,8 +36,13 @@ class Plan:
     constants: Constants
 
 
-def make_plan(spec: DecoderSpec, passes: tuple[str, ...] = PASSES, embedding_scale: float | None = None) -> Plan:
-    graph, constants = build(spec, embedding_scale)
+def make_plan(
+    spec: DecoderSpec,
+    passes: tuple[str, ...] = PASSES,
+    embedding_scale: float | None = None,
+    additions: Additions | None = None,
+) -> Plan:
+    graph, constants = build(spec, embedding_scale, additions)
     for name, rewrite in _REWRITES.items():
         if name in passes:
             graph = rewrite(graph)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,22 +12,12 @@ from kelm.models.batch import Batch, KVGroup
 from kelm.models.graph.build import whole_head
 from kelm.models.graph.plan import Plan
 from kelm.models.info import ModelInfo
+from kelm.models.native.weights import Weights
 from kelm.models.spec import DecoderSpec
 from kelm.ops.native import Pool
-from kelm.ops.packed import Packed
 from kelm.ops.step import BLOCK_TOKENS, KvPlace, Ops, Step
 
 Floats = NDArray[np.float32]
-
-
-class Weights(Protocol):
-    """Slots by name (layout.py), arranged as packing.py says."""
-
-    @property
-    def matrices(self) -> Mapping[str, Packed]: ...
-
-    @property
-    def vectors(self) -> Mapping[str, Floats]: ...
 
 
 class NativeDecoder:
@@ -37,7 +26,7 @@ class NativeDecoder:
     name = "native"
 
     def __init__(self, spec: DecoderSpec, plan: Plan, weights: Weights, info: ModelInfo, pool: Pool) -> None:
-        self.spec, self.info = spec, info
+        self.spec, self.info, self.weights = spec, info, weights
         self.groups = kv_groups(spec)
         ops = Ops(plan.ops, plan.scalars, plan.buffers, plan.matrices, plan.vectors)
         self._step = Step(pool, ops, weights.matrices, {**weights.vectors, **plan.constants})

@@ -18,7 +18,7 @@ from kelm.ops import native
 from kelm.ops.packed import FORMATS
 from kelm.ops.step import HEAD_DIM_MOST, KV_ITEM_BYTES
 
-_PRECISIONS: dict[str, Precision] = {"float32": "float32", "bfloat16": "bfloat16"}
+PRECISIONS: dict[str, Precision] = {"float32": "float32", "bfloat16": "bfloat16"}
 _FORMATS = {"float32": "float32", "bfloat16": "bf16"}
 
 
@@ -60,12 +60,12 @@ def load_native(
     """Reads and packs the weights. Raises UnsupportedModel where one does not fit the precision."""
     blueprint = found.blueprint
     source = Source(blueprint.index, blueprint.slots(), blueprint.spec.gated)
-    weights = pack(source, _PRECISIONS[found.dtype], pool, progress)
-    plan = make_plan(blueprint.spec, passes, _embedding_scale(blueprint.spec.embedding_scale, found.dtype))
+    weights = pack(source, PRECISIONS[found.dtype], pool, progress)
+    plan = make_plan(blueprint.spec, passes, embedding_scale(blueprint.spec.embedding_scale, found.dtype))
     return NativeDecoder(blueprint.spec, plan, weights, blueprint.info(found.dtype, weights.size_bytes), pool)
 
 
-def _embedding_scale(scale: float, dtype: str) -> float:
+def embedding_scale(scale: float, dtype: str) -> float:
     """As the table's precision has it: Gemma was trained so."""
     if dtype == "float32":
         return float(np.float32(scale))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,16 @@ from kelm.store.images import TensorPlace
 Progress = Callable[[int, int], None]
 
 
+class Weights(Protocol):
+    """Slots by name (layout.py), arranged as packing.py says."""
+
+    @property
+    def matrices(self) -> Mapping[str, Packed]: ...
+
+    @property
+    def vectors(self) -> Mapping[str, NDArray[np.float32]]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class InMemory:
     """As models/images.Image."""
@@ -26,7 +37,14 @@ class InMemory:
 
     @property
     def size_bytes(self) -> int:
-        return sum(m.data.nbytes for m in self.matrices.values()) + sum(v.nbytes for v in self.vectors.values())
+        return size_bytes(self, [*self.matrices, *self.vectors])
+
+
+def size_bytes(weights: Weights, names: Collection[str]) -> int:
+    """Of some of them."""
+    matrices = [weights.matrices[name] for name in names if name in weights.matrices]
+    vectors = [weights.vectors[name] for name in names if name in weights.vectors]
+    return sum(one.data.nbytes for one in matrices) + sum(one.nbytes for one in vectors)
 
 
 def pack(source: Source, precision: Precision, pool: Pool, progress: Progress) -> InMemory:
