@@ -110,18 +110,19 @@ Step *make(Numbers2 ops, Floats2 scalars, Numbers2 buffers, Numbers2 shapes, std
     return new Step(std::move(plan));
 }
 
-// One row a group: slab_bytes, block_bytes, per_slab, layers, kv_heads, head_dim, type (KvType), blocks.
-void attach(Step &step, Arena arena, Numbers2 groups) {
-    require(groups.shape(1) == kGroupNumbers, "groups of the wrong form");
+// Each group's own memory, and one row: slab_bytes, block_bytes, per_slab, layers, kv_heads, head_dim, type (KvType),
+// blocks.
+void attach(Step &step, std::vector<Arena> arenas, Numbers2 groups) {
+    require(groups.shape(1) == kGroupNumbers && groups.shape(0) == arenas.size(), "groups of the wrong form");
     std::vector<KvBlocks> found;
     for (std::size_t g = 0; g < groups.shape(0); ++g) {
         const std::int64_t *n = groups.data() + g * kGroupNumbers;
         const std::int64_t item = n[6] == 1 ? 2 : 4, layer = n[4] * 2 * kBlockTokens * n[5] * item;
         require(n[5] % 16 == 0 && n[5] <= kMaxHeadDim && n[4] >= 1, "a head that the kernels do not know");
         require(layer * n[3] == n[1] && n[1] * n[2] <= n[0] &&
-                    n[0] * (n[7] / n[2]) <= static_cast<std::int64_t>(arena.size()),
+                    n[0] * (n[7] / n[2]) <= static_cast<std::int64_t>(arenas[g].size()),
                 "blocks do not fit their slabs");
-        found.push_back({arena.data(), n[0], n[1], n[2], layer, n[4], n[5], static_cast<KvType>(n[6])});
+        found.push_back({arenas[g].data(), n[0], n[1], n[2], layer, n[4], n[5], static_cast<KvType>(n[6])});
     }
     for (const auto &op : step.plan().ops)
         if (op.kind == StepKind::attention || op.kind == StepKind::write_kv) {
@@ -203,7 +204,7 @@ void bind_step(nb::module_ &m) {
     nb::class_<Step>(m, "Step")
         .def(nb::new_(&make), nb::arg("ops"), nb::arg("scalars"), nb::arg("buffers"), nb::arg("shapes"),
              nb::arg("matrices"), nb::arg("vectors"))
-        .def("attach", &attach, nb::arg("arena").noconvert(), nb::arg("groups"))
+        .def("attach", &attach, nb::arg("arenas"), nb::arg("groups"))
         .def("run", &run, nb::arg("pool"), nb::arg("isa"), nb::arg("tokens"), nb::arg("spans"), nb::arg("tables"),
              nb::arg("windows"), nb::arg("blocks"), nb::arg("picked"), nb::arg("logits").noconvert());
 }

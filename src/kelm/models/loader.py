@@ -82,8 +82,9 @@ def load(files: Files, dtype: str = "auto", progress: Progress | None = None) ->
 
     Raises UnsupportedModel when no native family can run it, ModelFormatError when a file is malformed.
     """
+    known_dtype(dtype)
     found = plan(files)
-    kind = found.check(known_dtype(dtype))
+    kind = found.check(dtype)
     return found.make(found.checkpoint.read(found.wanted, kind, progress), kind)
 
 
@@ -96,10 +97,11 @@ def load_part(files: Files, dtype: str, part: Part, progress: Progress | None = 
 
 def outline(files: Files, dtype: str = "auto") -> Outline:
     """What kind of decoder the files hold, and how large its parts are. Raises as ``load``, for encoders too."""
+    known_dtype(dtype)
     found = plan(files)
     if not isinstance(found, DecoderPlan):
         raise UnsupportedModel("this is an encoder; decoders can be split by layers")
-    return Outline(found, found.check(known_dtype(dtype)))
+    return Outline(found, found.check(dtype))
 
 
 def plan(files: Files) -> Plan:

@@ -68,11 +68,11 @@ class Step:
             [m.data for m in self._weights],
             self._vectors,
         )
-        self._arena: NDArray[np.uint8] | None = None
+        self._arenas: list[NDArray[np.uint8]] = []
         self._windows = self._blocks = np.zeros(0, np.int64)
 
-    def attach(self, arena: NDArray[np.uint8], places: Sequence[KvPlace]) -> None:
-        """Raises ValueError where a group is not what the kernels read."""
+    def attach(self, arenas: Sequence[NDArray[np.uint8]], places: Sequence[KvPlace]) -> None:
+        """``arenas``: the memory that each group's blocks lie in. Raises ValueError where a group is not what the kernels read."""
         rows = [
             [
                 p.slab_bytes,
@@ -86,8 +86,8 @@ class Step:
             ]
             for p in places
         ]
-        self._step.attach(arena, np.array(rows, np.int64).reshape(-1, 8))
-        self._arena = arena
+        self._step.attach(list(arenas), np.array(rows, np.int64).reshape(-1, 8))
+        self._arenas = list(arenas)
         self._windows = np.array([p.window or 0 for p in places], np.int64)
         self._blocks = np.array([p.blocks for p in places], np.int64)
 

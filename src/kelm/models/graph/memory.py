@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kelm.models.graph.ops import LOGITS, Graph
 
 LINE = 16
@@ -12,10 +14,14 @@ def pitch(width: int) -> int:
     return -(-width // LINE) * LINE
 
 
-def lay_out(graph: Graph, *, shared: bool = True) -> dict[str, int]:
+def lay_out(graph: Graph, phases: Sequence[int], *, shared: bool = True) -> dict[str, int]:
     """Offsets of all buffers but the caller's. ``shared``: two that are never needed at once may overlap. The widest
-    are placed first, each as low as it fits."""
-    lives = {name: (min(uses), max(uses)) for name in graph.buffers if (uses := list(graph.uses(name)))}
+    are placed first, each as low as it fits.
+
+    ``phases``: of each op (phases.py). In a phase one thread is an op further than another, so a buffer is needed for
+    whole phases.
+    """
+    lives = {name: (phases[min(uses)], phases[max(uses)]) for name in graph.buffers if (uses := list(graph.uses(name)))}
     placed: dict[str, int] = {}
     for name in sorted(lives, key=lambda name: (-graph.buffers[name].width, lives[name])):
         if name == LOGITS:

@@ -46,13 +46,13 @@ def make_plan(
     for name, rewrite in _REWRITES.items():
         if name in passes:
             graph = rewrite(graph)
-    offsets = lay_out(graph, shared="memory" in passes)
+    together = phases(graph, together="phases" in passes)
+    offsets = lay_out(graph, together, shared="memory" in passes)
     names = [name for name in graph.buffers if name != LOGITS] + [LOGITS]
     buffers = [[offsets.get(name, 0), _pitch(graph, name), int(graph.buffers[name].picked)] for name in names]
     matrices = tuple(dict.fromkeys(op.matrix for op in graph.ops if op.matrix))
     vectors = tuple(dict.fromkeys(name for op in graph.ops for name in (op.vector, op.other) if name))
     number = _Numbers(*(_numbered(table) for table in (names, matrices, vectors)))
-    together = phases(graph, together="phases" in passes)
     ops = [_row(op, phase, number) for op, phase in zip(graph.ops, together, strict=True)]
     scalars = [[op.a, op.b] for op in graph.ops]
     return Plan(

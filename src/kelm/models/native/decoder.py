@@ -34,8 +34,7 @@ class NativeDecoder:
     def attach(self, kv: Sequence[NDArray[np.generic]]) -> None:
         """Give each KV group its blocks, as worker/arena.py makes them. What lies in one is the kernels' own
         (csrc/attention.hpp)."""
-        if kv:
-            self._step.attach(_arena(kv[0]), [_place(*pair) for pair in zip(kv, self.groups, strict=True)])
+        self._step.attach([_arena(view) for view in kv], [_place(*pair) for pair in zip(kv, self.groups, strict=True)])
 
     def forward(self, batch: Batch) -> Floats:
         """[R, vocab] logits for ``batch.logit_rows``."""

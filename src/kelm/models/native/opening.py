@@ -50,8 +50,9 @@ class NativeOutline:
 
 def outline(files: Files, dtype: str) -> NativeOutline:
     """Raises UnsupportedModel when no decoder family can run it, ModelFormatError when a file is malformed."""
+    known_dtype(dtype)
     blueprint = read_blueprint(files, lambda files, quantization: TensorIndex(files, quantization=quantization))
-    return NativeOutline(blueprint, blueprint.check(known_dtype(dtype)))
+    return NativeOutline(blueprint, blueprint.check(dtype))
 
 
 def load_native(
