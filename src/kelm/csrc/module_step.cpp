@@ -66,7 +66,7 @@ void check_op(const StepPlan &plan, const StepOp &op) {
     require(!multiplies || within(op.matrix, plan.matrices.size()), "an op without its matrix");
     for (const int vector : {op.vector, op.other})
         require(vector == -1 || (within(vector, plan.vectors.size()) &&
-                                 plan.vectors[vector].size >= (op.kind == StepKind::linear
+                                 plan.vectors[vector].size >= (op.kind == StepKind::low_rank ? 1 : op.kind == StepKind::linear
                                                                     ? plan.matrices[op.matrix].outputs
                                                                     : op.width)),
                 "an op does not fit its vector");

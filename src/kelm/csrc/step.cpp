@@ -6,7 +6,7 @@
 
 #include "linear.hpp"
 #include "rms_norm.hpp"
-#include "step_rows.hpp"
+#include "row_ops.hpp"
 
 namespace kelm {
 namespace {
@@ -38,7 +38,8 @@ class Run {
   public:
     Run(const StepPlan &plan, const std::vector<KvBlocks> &kv, float *memory, Pool::Turn &turn, Isa isa,
         const StepBatch &batch)
-        : plan_(plan), kv_(kv), memory_(memory), turn_(turn), isa_(isa), batch_(batch), positions_(batch.rows),
+        : plan_(plan), kv_(kv), memory_(memory), turn_(turn), isa_(isa), rows_(row_ops_of(isa)), batch_(batch),
+          positions_(batch.rows),
           span_of_(batch.rows) {
         for (std::size_t s = 0; s < batch.spans.size(); ++s)
             for (std::int64_t r = 0; r < batch.spans[s].rows; ++r) {
@@ -90,24 +91,24 @@ class Run {
         const std::int64_t size = op.count * op.width;
         switch (op.kind) {
             case StepKind::embed: return embed(op, row, out);
-            case StepKind::angles: return angles_row(positions_[row], vector(op.vector), op.width, op.a, out);
+            case StepKind::angles: return rows_.angles(positions_[row], vector(op.vector), op.width, op.a, out);
             case StepKind::rms_norm:
                 return rms_norm_of(isa_)({x, vector(op.vector), out, op.count, op.width, op.width, op.width, op.a, false});
             case StepKind::layer_norm:
-                return layer_norm_row(x, vector(op.vector), vector(op.other), op.width, op.a, out);
-            case StepKind::rotate: return rotate_row(out, x, op.count, op.width);
+                return rows_.layer_norm(x, vector(op.vector), vector(op.other), op.width, op.a, out);
+            case StepKind::rotate: return rows_.rotate(out, x, op.count, op.width);
             case StepKind::spread: return spread(op, x, out);
             case StepKind::gather_heads:
                 for (std::int64_t i = 0; i < op.count; ++i) std::copy_n(x + i * op.step, op.width, out + i * op.width);
                 return;
             case StepKind::write_kv: return write(op, row);
-            case StepKind::activate: return activate_row(x, size, op.activation, out);
-            case StepKind::gate: return gate_row(x, size, op.activation, out);
-            case StepKind::add: return add_row(x, size, out);
+            case StepKind::activate: return rows_.activate(x, size, op.activation, out);
+            case StepKind::gate: return rows_.gate(x, size, op.activation, out);
+            case StepKind::add: return rows_.add(x, size, out);
             case StepKind::pick: std::copy_n(x, size, out); return;
             case StepKind::low_rank:
-                return low_rank_row(x, op.step, vector(op.vector), vector(op.other), op.count, op.width, out);
-            case StepKind::soft_cap: return soft_cap_row(out, size, op.a);
+                return rows_.low_rank(x, op.step, vector(op.vector), vector(op.other), op.count, op.width, out);
+            case StepKind::soft_cap: return rows_.soft_cap(out, size, op.a);
             default: return;
         }
     }
@@ -116,7 +117,7 @@ class Run {
         unpack_row(plan_.matrices[op.matrix], batch_.tokens[row], out);
         if (op.a != 1.0f)
             for (std::int64_t i = 0; i < op.width; ++i) out[i] *= op.a;
-        if (op.vector >= 0) add_row(vector(op.vector) + positions_[row] * op.width, op.width, out);
+        if (op.vector >= 0) rows_.add(vector(op.vector) + positions_[row] * op.width, op.width, out);
     }
 
     static void spread(const StepOp &op, const float *x, float *out) {
@@ -162,22 +163,8 @@ class Run {
         const std::int64_t rows = buffer(op.out).picked ? batch_.picked_rows : batch_.rows;
         const Packed &matrix = plan_.matrices[op.matrix];
         const float *bias = op.vector < 0 ? nullptr : vector(op.vector);
-        if (rows == 0) return;
-        const std::int64_t out_step = buffer(op.out).pitch;
-        if (op.epilogue == Epilogue::none)
-            return linear(turn_, isa_, {at(op.x, 0), rows, buffer(op.x).pitch, matrix, bias, at(op.out, 0), out_step});
-        const std::int64_t width = (matrix.outputs + kAlign - 1) / kAlign * kAlign;
-        between_.resize(static_cast<std::size_t>(rows * width));
-        linear(turn_, isa_, {at(op.x, 0), rows, buffer(op.x).pitch, matrix, bias, between_.data(), width});
-        in_rows(buffer(op.out).picked, matrix.outputs, [&](std::int64_t from, std::int64_t to) {
-            for (std::int64_t row = from; row < to; ++row) finish(op, between_.data() + row * width, at(op.out, row));
-        });
-    }
-
-    static void finish(const StepOp &op, const float *made, float *out) {
-        if (op.epilogue == Epilogue::add) return add_row(made, op.width, out);
-        if (op.epilogue == Epilogue::activate) return activate_row(made, op.width, op.activation, out);
-        gate_row(made, op.width, op.activation, out);
+        linear(turn_, isa_, {at(op.x, 0), rows, buffer(op.x).pitch, matrix, bias, at(op.out, 0), buffer(op.out).pitch,
+                             op.epilogue, op.activation, op.width});
     }
 
     const StepBuffer &buffer(int number) const { return plan_.buffers[number]; }
@@ -196,10 +183,10 @@ class Run {
     float *memory_;
     Pool::Turn &turn_;
     const Isa isa_;
+    const RowOps &rows_;
     const StepBatch &batch_;
     std::vector<std::int64_t> positions_;
     std::vector<std::size_t> span_of_;
-    std::vector<float> between_;
 };
 
 }  // namespace

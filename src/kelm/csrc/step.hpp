@@ -13,6 +13,7 @@
 
 #include "attention.hpp"
 #include "isa.hpp"
+#include "linear.hpp"
 #include "packed.hpp"
 #include "pool.hpp"
 
@@ -38,11 +39,6 @@ enum class StepKind : int {
     low_rank = 15,   // out += (x @ A.T) @ B: vector is A [count, `step` of x], other is B [count, width]
 };
 constexpr int kStepKinds = 16;
-
-enum class Activation : int { none = 0, silu = 1, gelu = 2, gelu_tanh = 3, relu = 4, tanh = 5 };
-constexpr int kActivations = 6;
-
-enum class Epilogue : int { none = 0, add = 1, activate = 2, gate = 3 };
 
 struct StepOp {
     StepKind kind;

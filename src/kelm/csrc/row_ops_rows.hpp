@@ -1,7 +1,10 @@
-#include "step_rows.hpp"
+// The ops of row_ops.hpp in plain C++, for each instruction set's unit to compile as it can. Internal linkage throughout,
+// for the reason in rms_norm_rows.hpp; functions of the C library are called, never inlined.
+#pragma once
 
-#include <cmath>
-#include <cstring>
+#include <math.h>
+
+#include "row_ops.hpp"
 
 namespace kelm {
 namespace {
@@ -23,9 +26,9 @@ inline float exp_of(float x) {
     p = p * r + 5.0000001201e-1f;
     const std::int32_t bits = (static_cast<std::int32_t>(n) + 127) << 23;
     float scale;
-    std::memcpy(&scale, &bits, sizeof scale);
+    __builtin_memcpy(&scale, &bits, sizeof scale);
     const float made = (p * (r * r) + r + 1.0f) * scale;
-    return x != x ? x : x < -87.0f ? 0.0f : x > 88.7f ? INFINITY : made;
+    return x != x ? x : x < -87.0f ? 0.0f : x > 88.7f ? __builtin_inff() : made;
 }
 
 inline float tanh_of(float x) {
@@ -34,7 +37,7 @@ inline float tanh_of(float x) {
 }
 
 inline float silu(float x) { return x / (1.0f + exp_of(-x)); }
-inline float gelu(float x) { return x * 0.5f * (1.0f + std::erf(x * 0.70710678118654752f)); }
+inline float gelu(float x) { return x * 0.5f * (1.0f + erff(x * 0.70710678118654752f)); }
 inline float gelu_tanh(float x) { return 0.5f * x * (1.0f + tanh_of(0.7978845608028654f * (x + 0.044715f * (x * x * x)))); }
 inline float relu(float x) { return x > 0.0f || x != x ? x : 0.0f; }
 inline float same(float x) { return x; }
@@ -65,21 +68,19 @@ float sum_of(std::int64_t width, const Of &of) {
     return lane[0];
 }
 
-}  // namespace
-
 void layer_norm_row(const float *x, const float *weight, const float *bias, std::int64_t width, float eps, float *out) {
     const auto count = static_cast<float>(width);
     const float mean = sum_of(width, [&](std::int64_t i) { return x[i]; }) / count;
     const float spread = sum_of(width, [&](std::int64_t i) { return (x[i] - mean) * (x[i] - mean); }) / count;
-    const float r = 1.0f / std::sqrt(spread + eps);
+    const float r = 1.0f / __builtin_sqrtf(spread + eps);
     for (std::int64_t i = 0; i < width; ++i) out[i] = (x[i] - mean) * r * weight[i] + bias[i];
 }
 
 void angles_row(std::int64_t position, const float *frequencies, std::int64_t pairs, float factor, float *out) {
     for (std::int64_t i = 0; i < pairs; ++i) {
         const float angle = static_cast<float>(position) * frequencies[i];
-        out[i] = std::cos(angle) * factor;
-        out[pairs + i] = std::sin(angle) * factor;
+        out[i] = cosf(angle) * factor;
+        out[pairs + i] = sinf(angle) * factor;
     }
 }
 
@@ -124,4 +125,8 @@ void soft_cap_row(float *x, std::int64_t width, float cap) {
     for (std::int64_t i = 0; i < width; ++i) x[i] = tanh_of(x[i] / cap) * cap;
 }
 
+constexpr RowOps kRowOps{layer_norm_row, angles_row,   rotate_row,   activate_row,
+                         gate_row,       add_row,      low_rank_row, soft_cap_row};
+
+}  // namespace
 }  // namespace kelm
