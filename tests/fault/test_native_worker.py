@@ -34,8 +34,8 @@ def workers() -> Iterator[list[Worker]]:
         worker.socket.close()
 
 
-def load(worker: Worker, files: dict[str, str], dtype: str) -> Loaded | LoadFailed:
-    worker.send(Load(model="m", files=files, dtype=dtype))  # type: ignore[arg-type]
+def load(worker: Worker, files: dict[str, str], dtype: str, **more: str) -> Loaded | LoadFailed:
+    worker.send(Load(model="m", files=files, dtype=dtype, **more))  # type: ignore[arg-type]
     heard = worker.until(lambda report: isinstance(report, Loaded | LoadFailed))[-1]
     assert isinstance(heard, Loaded | LoadFailed)
     return heard
@@ -98,3 +98,19 @@ def test_a_config_that_is_wrong_is_the_same_error_on_both(
         workers.append(worker := Worker("kelm.worker", replace(KIND, executor=executor)))
         heard.append(load(worker, broken, "bfloat16"))
     assert isinstance(heard[0], LoadFailed) and heard[0] == heard[1]
+
+
+def test_weights_are_packed_once_and_mapped_from_then_on(
+    files: dict[str, str], workers: list[Worker], tmp_path: Path
+) -> None:
+    """The same answer from memory, from an image that is made now, from that image, and where none can be written."""
+    digest = "sha256:" + 64 * "a"
+    (tmp_path / "file").touch()
+    answers = []
+    for images in ("", str(tmp_path / "images"), str(tmp_path / "images"), str(tmp_path / "file")):
+        workers.append(worker := Worker("kelm.worker", KIND))
+        loaded = load(worker, files, "bfloat16", images=images, digest=digest)
+        assert isinstance(loaded, Loaded) and loaded.executor == "native"
+        answers.append((generate(worker)[0], loaded.weight_bytes))
+        assert (f"{tmp_path}/images/" in mapped(worker)) == images.endswith("images")
+    assert answers.count(answers[0]) == 4

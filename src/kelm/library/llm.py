@@ -187,7 +187,16 @@ def _loads(store: Store, manifest: Manifest, dtype: Dtype) -> list[Load]:
     below = _loads(store, manifest.base, dtype) if isinstance(manifest, Variant) else []
     base = below[-1].model if below else None
     files, layers = store.paths(manifest), list(store.layer_paths(manifest))
-    return [*below, Load(model=manifest.name, files=files, dtype=dtype, base=base, layers=layers)]
+    load = Load(
+        model=manifest.name,
+        files=files,
+        dtype=dtype,
+        images=str(store.home.images),
+        digest=manifest.digest,
+        base=base,
+        layers=layers,
+    )
+    return [*below, load]
 
 
 def _own_defaults(files: Mapping[str, str]) -> dict[str, Any]:

@@ -72,7 +72,10 @@ class Step:
         self._windows = self._blocks = np.zeros(0, np.int64)
 
     def attach(self, arenas: Sequence[NDArray[np.uint8]], places: Sequence[KvPlace]) -> None:
-        """``arenas``: the memory that each group's blocks lie in. Raises ValueError where a group is not what the kernels read."""
+        """``arenas``: the memory that each group's blocks lie in.
+
+        Raises ValueError where a group is not what the kernels read.
+        """
         rows = [
             [
                 p.slab_bytes,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from kelm.errors import UnsupportedModel
 from kelm.models.native.decoder import NativeDecoder
-from kelm.models.native.opening import NativeOutline, load_native, outline
+from kelm.models.native.opening import Images, NativeOutline, load_native, outline
 from kelm.models.native.variant import lay_over as lay_over_native
 from kelm.ops import native
 from kelm.ops.step import BLOCK_TOKENS
@@ -69,7 +70,8 @@ class Checkpoints:
     def _open_native(self, command: Load, found: NativeOutline, progress: Progress) -> Opened:
         if self._pool is None:
             self._pool = native.pool(self._settings.threads)
-        pool, model = self._pool, load_native(found, self._pool, progress)
+        images = Images(Path(command.images), command.digest) if command.images else None
+        pool, model = self._pool, load_native(found, self._pool, progress, images=images)
 
         def lay_over(variant: Load) -> LaidOver:
             laid = lay_over_native(model, found, variant.files, variant.layers, pool)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from kelm.errors import StoreError
 from kelm.models.batch import KVGroup
 from kelm.models.blueprint import Blueprint, Files, known_dtype, read_blueprint
 from kelm.models.graph.build import whole_head
 from kelm.models.graph.plan import PASSES, make_plan
+from kelm.models.images import place, ready_image
 from kelm.models.native.decoder import NativeDecoder, kv_groups
-from kelm.models.native.weights import Progress, pack
+from kelm.models.native.weights import Progress, Weights, pack, size_bytes
 from kelm.models.packing import Precision, Source
 from kelm.models.tensor_index import TensorIndex
 from kelm.ops import native
 from kelm.ops.packed import FORMATS
 from kelm.ops.step import HEAD_DIM_MOST, KV_ITEM_BYTES
+
+log = logging.getLogger(__name__)
 
 PRECISIONS: dict[str, Precision] = {"float32": "float32", "bfloat16": "bfloat16"}
 _FORMATS = {"float32": "float32", "bfloat16": "bf16"}
@@ -55,15 +61,39 @@ def outline(files: Files, dtype: str) -> NativeOutline:
     return NativeOutline(blueprint, blueprint.check(dtype))
 
 
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Where packed weights are kept: the folder of all images, and the digest of the model's manifest."""
+
+    folder: Path
+    model: str
+
+
 def load_native(
-    found: NativeOutline, pool: native.Pool, progress: Progress, passes: tuple[str, ...] = PASSES
+    found: NativeOutline,
+    pool: native.Pool,
+    progress: Progress,
+    passes: tuple[str, ...] = PASSES,
+    images: Images | None = None,
 ) -> NativeDecoder:
-    """Reads and packs the weights. Raises UnsupportedModel where one does not fit the precision."""
+    """Maps the model's image, which is packed now if there is none; packs in memory without ``images``, or where none
+    can be written. Raises UnsupportedModel where a weight does not fit the precision."""
     blueprint = found.blueprint
-    source = Source(blueprint.index, blueprint.slots(), blueprint.spec.gated)
-    weights = pack(source, PRECISIONS[found.dtype], pool, progress)
+    weights = _weights(found, pool, progress, images)
     plan = make_plan(blueprint.spec, passes, embedding_scale(blueprint.spec.embedding_scale, found.dtype))
-    return NativeDecoder(blueprint.spec, plan, weights, blueprint.info(found.dtype, weights.size_bytes), pool)
+    info = blueprint.info(found.dtype, size_bytes(weights, [*weights.matrices, *weights.vectors]))
+    return NativeDecoder(blueprint.spec, plan, weights, info, pool)
+
+
+def _weights(found: NativeOutline, pool: native.Pool, progress: Progress, images: Images | None) -> Weights:
+    blueprint, precision = found.blueprint, PRECISIONS[found.dtype]
+    source = Source(blueprint.index, blueprint.slots(), blueprint.spec.gated)
+    if images is not None:
+        try:
+            return ready_image(place(images.folder, images.model, precision), source, pool, progress)
+        except StoreError as error:
+            log.warning("image_not_kept reason=%r", error.message)
+    return pack(source, precision, pool, progress)
 
 
 def embedding_scale(scale: float, dtype: str) -> float:

@@ -35,10 +35,6 @@ class InMemory:
     matrices: dict[str, Packed] = field(default_factory=dict)
     vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
-    @property
-    def size_bytes(self) -> int:
-        return size_bytes(self, [*self.matrices, *self.vectors])
-
 
 def size_bytes(weights: Weights, names: Collection[str]) -> int:
     """Of some of them."""
