@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_worker_process import KIND, Worker
+from test_worker_process import ENVIRONMENT, KIND, Worker
 
 from kelm.ops import native
 from kelm.testing.checkpoints import write_llama
@@ -76,6 +76,17 @@ def test_what_has_no_kernels_runs_on_torch_unless_native_is_asked_for(
     refused = load(strict, files, "float16")
     assert isinstance(refused, LoadFailed) and refused.code == "unsupported_model"
     assert "no kernels for float16" in refused.message and "executor" in refused.message
+
+
+def test_a_cpu_without_vectors_runs_on_torch(
+    files: dict[str, str], workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "KELM_ISA", "portable")
+    for executor, runs_on in (("auto", "torch"), ("native", "native")):
+        workers.append(worker := Worker("kelm.worker", replace(KIND, executor=executor)))
+        loaded = load(worker, files, "bfloat16")
+        assert isinstance(loaded, Loaded) and loaded.executor == runs_on
+        assert len(generate(worker)[0]) == 12
 
 
 def test_a_slab_that_holds_no_whole_block_runs_on_torch(files: dict[str, str], workers: list[Worker]) -> None:

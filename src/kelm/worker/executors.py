@@ -48,7 +48,7 @@ class Checkpoints:
     def _native(self, command: Load) -> NativeOutline | None:
         """The model as the kernels will run it; None where another executor has to."""
         wanted = self._settings.executor
-        if wanted == "torch":
+        if wanted == "torch" or (wanted == "auto" and _slower_than_torch()):
             return None
         try:
             found = outline(command.files, command.dtype)
@@ -86,6 +86,11 @@ class Checkpoints:
 
 open_checkpoint = Checkpoints(EngineSettings(memory_bytes=0))
 """With the settings that an engine has by default."""
+
+
+def _slower_than_torch() -> bool:
+    """Plain C++ runs everywhere, but libraries that torch brings know such CPUs better."""
+    return native.available() and native.isa() == "portable" and find_spec("torch") is not None
 
 
 def _open_torch(command: Load, progress: Progress) -> Opened:
