@@ -1,4 +1,4 @@
-"""The embedded model on the native executor, as a user has it: the same greedy answers as on torch, shown and counted."""
+"""The embedded model on the native executor, as a user has it: torch's greedy answers, shown and counted."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from cli_kit import Place
 
+from cli_kit import Place
 from kelm import LLM, SamplingParams
 from kelm.ops import native
 
