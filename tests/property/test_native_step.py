@@ -85,3 +85,12 @@ def test_the_same_in_plain_code() -> None:
     assert len(made) > 1
     for isa, logits in made.items():
         assert np.array_equal(logits, made["portable"]), isa
+
+
+def test_denormals_count_as_zero_inside_and_not_outside(llama: NativeDecoder) -> None:
+    """And the GIL is released: another thread runs while a step does."""
+    small = np.full(16, 1e-40, np.float32)
+    before = small * np.float32(0.5)
+    assert (before != 0).all()
+    llama.forward(batch())
+    assert np.array_equal(small * np.float32(0.5), before)

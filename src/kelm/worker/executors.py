@@ -9,6 +9,7 @@ it: that import takes seconds.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,8 @@ from kelm.worker.arena import lay_out_groups
 from kelm.worker.opened import LaidOver, Opened, Progress
 from kelm.worker.settings import EngineSettings
 
+log = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from kelm.models.info import ModelInfo
     from kelm.models.loader import Model
@@ -43,7 +46,14 @@ class Checkpoints:
     def __call__(self, command: Load, progress: Progress) -> Opened:
         """Raises ModelFormatError, UnsupportedModel."""
         found = self._native(command)
-        return _open_torch(command, progress) if found is None else self._open_native(command, found, progress)
+        if found is not None:
+            try:
+                return self._open_native(command, found, progress)
+            except UnsupportedModel as error:  # a weight that the packed form can't hold
+                if self._settings.executor == "native":
+                    raise
+                log.info("not_native reason=%r", error.message)
+        return _open_torch(command, progress)
 
     def _native(self, command: Load) -> NativeOutline | None:
         """The model as the kernels will run it; None where another executor has to."""
