@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 
 from kelm.models.graph.build import whole_head
-from kelm.models.graph.ops import LOGITS, Epilogue, Kind
+from kelm.models.graph.fuse import fuse_sums
+from kelm.models.graph.ops import LOGITS, Buffer, Epilogue, Graph, Kind, Op
 from kelm.models.graph.plan import PASSES, Plan, make_plan
 from kelm.models.spec import DecoderSpec, LayerSpec
 from kelm.ops.rotation import Rope
@@ -81,6 +82,15 @@ def test_gates_and_sums_become_epilogues() -> None:
     assert found == [Epilogue.NONE, Epilogue.ADD, Epilogue.GATE, Epilogue.ADD] * LAYERS + [Epilogue.NONE]
     assert kinds(without("fuse_gates")).count(Kind.GATE) == LAYERS
     assert kinds(without("fuse_sums")).count(Kind.ADD) == 2 * LAYERS
+
+
+def test_what_another_op_reads_is_written_as_it_is() -> None:
+    made = Op(Kind.LINEAR, x="a", out="b", matrix="w")
+    summed = Op(Kind.ADD, x="b", out="x", width=16)
+    buffers = {name: Buffer(16) for name in "abcx"}
+    assert len(fuse_sums(Graph((made, summed), buffers)).ops) == 1
+    later = Op(Kind.ACTIVATE, x="b", out="c", width=16)
+    assert fuse_sums(Graph((made, summed, later), buffers)).ops == (made, summed, later)
 
 
 def test_a_norm_between_keeps_a_sum_apart() -> None:

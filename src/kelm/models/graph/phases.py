@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kelm.models.graph.ops import Graph, Kind, Op
+from kelm.models.graph.ops import Graph, Op
 
 
 def phases(graph: Graph, *, together: bool = True) -> list[int]:
@@ -16,8 +16,6 @@ def phases(graph: Graph, *, together: bool = True) -> list[int]:
 
 
 def _follows(graph: Graph, before: Op, op: Op) -> bool:
-    if op.alone or before.alone:
-        return False
-    if op.kind == Kind.PICK:  # reads other rows than it writes
-        return before.kind == Kind.PICK
-    return graph.buffers[op.out].picked == graph.buffers[before.out].picked
+    """A pick reads other rows than it writes; what is before it is over those, or a pick too."""
+    alone = op.alone or before.alone
+    return not alone and graph.buffers[op.out].picked == graph.buffers[before.out].picked
