@@ -14,8 +14,10 @@ from native_kit import attach, files_of_family, open_native
 from parity_kit import step
 
 from kelm.models.batch import Batch, Span
+from kelm.models.graph.plan import PASSES
 from kelm.models.native.decoder import NativeDecoder
 from kelm.ops import native
+from kelm.testing.checkpoints import Shape, write_llama
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the install has no compiled kernels")
 
@@ -85,6 +87,25 @@ def test_the_same_in_plain_code() -> None:
     assert len(made) > 1
     for isa, logits in made.items():
         assert np.array_equal(logits, made["portable"]), isa
+
+
+@pytest.mark.parametrize("inner", [16, 40, 72, 88, 152, 200, 344])
+def test_gates_are_cut_between_pairs(inner: int, tmp_path: Path) -> None:
+    """However a product's tiles are cut into pieces, and whatever an instruction set takes at once, a gate and its up
+    stay together."""
+    folder = write_llama(tmp_path, shape=Shape(intermediate_size=inner))
+    files = {path.name: str(path) for path in folder.iterdir()}
+    plain = open_native(files, passes=tuple(name for name in PASSES if name != "fuse_gates"))
+    ids = [*range(5, 70)]
+    for rows in (1, 65):
+        wanted = step(plain, attach(plain, 100), {0: (ids[:rows], 0)})
+        for threads in (1, 2):
+            decoder = open_native(files, threads=threads)
+            for isa in native.machine_isas():
+                if "amx" not in isa:
+                    decoder._step._isa = native.ISAS.index(isa)
+                    got = step(decoder, attach(decoder, 100), {0: (ids[:rows], 0)})
+                    assert np.array_equal(got, wanted), (rows, threads, isa)
 
 
 def test_denormals_count_as_zero_inside_and_not_outside(llama: NativeDecoder) -> None:

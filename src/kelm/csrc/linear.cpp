@@ -157,7 +157,6 @@ class Product {
             std::copy(made, made + count, out + first);
             return;
         }
-        count = std::min(count, op_.columns - first);
         if (op_.epilogue == Epilogue::add) rows_.add(made, count, out + first);
         else if (op_.epilogue == Epilogue::activate) rows_.activate(made, count, op_.activation, out + first);
         else rows_.gate(made, count, op_.activation, out + first);

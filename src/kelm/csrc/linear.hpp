@@ -28,7 +28,6 @@ struct Linear {
     std::int64_t out_step;
     Epilogue epilogue = Epilogue::none;
     Activation activation = Activation::none;
-    std::int64_t columns = 0;  // of out, with an epilogue; at most what the matrix makes
 };
 
 // `isa` is one that the machine has.

@@ -68,7 +68,7 @@ void multiply(Pool &pool, ConstRows2 x, Data data, std::int64_t outputs, int for
             "bias must be one contiguous value for each of " + std::to_string(outputs) + " outputs");
     require(contiguous_rows(x) && contiguous_rows(out), "the last dimension must be contiguous");
     const Linear op{x.data(),  rows,          x.stride(0), packed, bias ? bias->data() : nullptr,
-                    out.data(), out.stride(0), Epilogue::none, Activation::none, 0};
+                    out.data(), out.stride(0), Epilogue::none, Activation::none};
     const nb::gil_scoped_release release;
     Pool::Turn turn(pool);
     linear(turn, chosen, op);

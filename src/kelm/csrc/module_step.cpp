@@ -46,7 +46,7 @@ std::int64_t columns_of_x(const StepOp &op, const StepPlan &plan) {
 std::int64_t columns_of_out(const StepOp &op, const StepPlan &plan) {
     switch (op.kind) {
         case StepKind::linear:
-            return op.epilogue == Epilogue::none ? plan.matrices[op.matrix].outputs : op.width;
+            return plan.matrices[op.matrix].outputs / (op.epilogue == Epilogue::gate ? 2 : 1);
         case StepKind::angles: return 2 * op.width;
         case StepKind::spread: return op.count * op.step;
         case StepKind::write_kv: return 0;
@@ -70,9 +70,9 @@ void check_op(const StepPlan &plan, const StepOp &op) {
                                                                     ? plan.matrices[op.matrix].outputs
                                                                     : op.width)),
                 "an op does not fit its vector");
-    const std::int64_t made = op.epilogue == Epilogue::gate ? (op.width + 15) / 16 * 32 : op.width;
-    require(op.kind != StepKind::linear || op.epilogue == Epilogue::none || made <= plan.matrices[op.matrix].outputs,
-            "an op does not fit its matrix");
+    require(op.kind != StepKind::linear || op.epilogue != Epilogue::gate ||
+                plan.matrices[op.matrix].outputs % (2 * kTile) == 0,
+            "a gate's matrix is not made of whole turns");
     require(op.kind != StepKind::low_rank ||
                 (op.vector >= 0 && op.other >= 0 && plan.vectors[op.vector].size == op.count * op.step &&
                  plan.vectors[op.other].size == op.count * op.width),

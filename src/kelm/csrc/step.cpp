@@ -164,7 +164,7 @@ class Run {
         const Packed &matrix = plan_.matrices[op.matrix];
         const float *bias = op.vector < 0 ? nullptr : vector(op.vector);
         linear(turn_, isa_, {at(op.x, 0), rows, buffer(op.x).pitch, matrix, bias, at(op.out, 0), buffer(op.out).pitch,
-                             op.epilogue, op.activation, op.width});
+                             op.epilogue, op.activation});
     }
 
     const StepBuffer &buffer(int number) const { return plan_.buffers[number]; }
