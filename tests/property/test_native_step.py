@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +111,36 @@ def test_gates_are_cut_between_pairs(inner: int, tmp_path: Path) -> None:
 
 
 def test_denormals_count_as_zero_inside_and_not_outside(llama: NativeDecoder) -> None:
-    """And the GIL is released: another thread runs while a step does."""
     small = np.full(16, 1e-40, np.float32)
     before = small * np.float32(0.5)
     assert (before != 0).all()
     llama.forward(batch())
     assert np.array_equal(small * np.float32(0.5), before)
+
+
+def test_other_threads_run_meanwhile() -> None:
+    """The GIL is released: Python code in another thread gets on in the middle of a step."""
+    decoder = open_native(files_of_family("gemma2", 1))
+    arena = attach(decoder, 600)
+    moments: list[float] = []
+    done = threading.Event()
+
+    def count() -> None:
+        while not done.is_set():
+            moments.append(time.perf_counter())
+
+    other = threading.Thread(target=count)
+    other.start()
+    try:
+        between = 0
+        for _ in range(20):
+            began = time.perf_counter()
+            step(decoder, arena, {0: ([7] * 500, 0)})
+            ended = time.perf_counter()
+            middle, reach = (began + ended) / 2, (ended - began) / 5
+            between += sum(abs(moment - middle) < reach for moment in list(moments))
+            moments.clear()
+    finally:
+        done.set()
+        other.join()
+    assert between > 200, "nothing else ran in the middle of 20 steps"
