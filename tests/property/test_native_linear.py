@@ -137,6 +137,16 @@ def test_amx_for_bf16_is_as_near_as_its_precision_allows() -> None:
         assert error < 1e-6, isa
 
 
+def test_float32_is_as_near_as_its_precision_allows() -> None:
+    x, w = example(15, 40, 33, 4000)
+    image = packed.pack(native.pool(1), w, "float32")
+    terms = np.abs(x).astype(np.float64) @ np.abs(w).astype(np.float64).T
+    for isa in native.machine_isas():
+        error = np.abs(product(x, image, isa) - x.astype(np.float64) @ w.astype(np.float64).T)
+        assert (error <= 2e-6 * terms).all(), isa
+        assert error.max() > 0, "a product in float64 would have another name"
+
+
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_takes_its_row_and_no_other(weights: packed.Format, value: float) -> None:
@@ -151,10 +161,11 @@ def test_a_value_that_is_not_finite_takes_its_row_and_no_other(weights: packed.F
         assert bits(np.delete(after, 2, 0)) == bits(np.delete(before, 2, 0)), isa
 
 
-def test_bf16_does_with_infinities_what_ieee_says() -> None:
+@pytest.mark.parametrize("weights", ["bf16", "float32"])
+def test_floats_do_with_infinities_what_ieee_says(weights: packed.Format) -> None:
     x, w = example(10, 3, 20, 70)
     x[1, 4], w[7, 4], w[8, 4] = np.inf, 0.0, 2.0
-    image = packed.pack(native.pool(1), w, "bf16")
+    image = packed.pack(native.pool(1), w, weights)
     for isa in native.machine_isas():
         got = product(x, image, isa)
         assert np.isnan(got[1, 7]) and got[1, 8] == np.inf, isa

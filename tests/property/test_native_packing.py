@@ -55,13 +55,13 @@ def test_what_comes_back_is_as_near_as_the_format_allows(weights: packed.Format)
     w = matrix(1, 64, 320, 0.05)
     back = packed.unpack(native.pool(1), packed.pack(native.pool(1), w, weights), np.arange(64, dtype=np.int64))
     largest = np.abs(w.reshape(64, -1, 32)).max(-1, keepdims=True)
-    step = {"bf16": 2.0**-8, "int8": 1 / 127, "int4": 1 / 6.9}[weights]
+    step = {"float32": 0, "bf16": 2.0**-8, "int8": 1 / 127, "int4": 1 / 6.9}[weights]
     assert (np.abs((back - w).reshape(64, -1, 32)) <= largest * step).all()
 
 
-@pytest.mark.parametrize(("weights", "bits"), [("bf16", 16), ("int8", 8.5), ("int4", 4.5)])
+@pytest.mark.parametrize(("weights", "bits"), [("float32", 32), ("bf16", 16), ("int8", 8.5), ("int4", 4.5)])
 def test_bits_for_a_weight(weights: packed.Format, bits: float) -> None:
-    """Those of GGUF's BF16, Q8_0 and Q4_0."""
+    """Those of GGUF's F32, BF16, Q8_0 and Q4_0."""
     assert packed.packed_bytes(896, 4864, weights) == 896 * 4864 * bits / 8
 
 

@@ -29,7 +29,12 @@ const Kernels &kernels_of(Isa isa) {
 
 const Kernel &kernel_of(Isa isa, Format format) {
     const Kernels &kernels = kernels_of(isa);
-    return format == Format::bf16 ? kernels.bf16 : format == Format::int8 ? kernels.int8 : kernels.int4;
+    switch (format) {
+        case Format::bf16: return kernels.bf16;
+        case Format::int8: return kernels.int8;
+        case Format::int4: return kernels.int4;
+        default: return kernels.float32;
+    }
 }
 
 // How one product is cut. Rows go in chunks whose panels fit into a core's cache; in a chunk, a piece of work is a few

@@ -108,13 +108,25 @@ bool pack_bf16(const Group &group, std::uint8_t *block, std::int64_t, std::int64
     return good;
 }
 
+bool pack_float32(const Group &group, std::uint8_t *block, std::int64_t, std::int64_t output) {
+    auto *lines = reinterpret_cast<float *>(block) + output;
+    for (std::int64_t i = 0; i < kGroup; ++i) lines[i * kTile] = group.value[i];
+    return true;
+}
+
 auto packer_of(Format format) {
-    return format == Format::bf16 ? pack_bf16 : format == Format::int8 ? pack_int8 : pack_int4;
+    switch (format) {
+        case Format::bf16: return pack_bf16;
+        case Format::int8: return pack_int8;
+        case Format::int4: return pack_int4;
+        default: return pack_float32;
+    }
 }
 
 float unpacked(const Packed &packed, const std::uint8_t *block, std::int64_t output, std::int64_t input) {
     if (packed.format == Format::bf16)
         return bf16_to_float(reinterpret_cast<const std::uint16_t *>(block)[input / 2 * (kLine / 2) + output * 2 + input % 2]);
+    if (packed.format == Format::float32) return reinterpret_cast<const float *>(block)[input * kTile + output];
     const float scale = f16_to_float(reinterpret_cast<const std::uint16_t *>(block)[input / kGroup * kTile + output]);
     const std::uint8_t *lines = block + kLine + output * 4;
     if (packed.format == Format::int8) return static_cast<float>(lines[input / 4 * kLine + input % 4] - 128) * scale;

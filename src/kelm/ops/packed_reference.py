@@ -16,7 +16,7 @@ Bytes = npt.NDArray[np.uint8]
 
 TILE = 16
 GROUP = 32
-BLOCK = {"bf16": 32, "int8": 64, "int4": 64}
+BLOCK = {"bf16": 32, "int8": 64, "int4": 64, "float32": 32}
 """Inputs of a block."""
 
 _LARGEST_F16 = 65504.0
@@ -122,6 +122,10 @@ def pack(rows: Floats, weights: Format) -> Bytes:
         halves = round_bf16(padded(rows, TILE, BLOCK[weights])).view(np.uint32) >> np.uint32(16)
         pairs = halves.astype("<u2").reshape(len(halves) // TILE, TILE, halves.shape[1] // 2, 2)
         return pairs.transpose(0, 2, 1, 3).reshape(-1).view(np.uint8)
+    if weights == "float32":
+        whole = padded(rows, TILE, BLOCK[weights]).astype("<f4")
+        lines = whole.reshape(len(whole) // TILE, TILE, whole.shape[1]).transpose(0, 2, 1)
+        return np.ascontiguousarray(lines).reshape(-1).view(np.uint8)
     values, scales = quantize_weights(rows, weights)
     tiles, blocks = len(scales) // TILE, scales.shape[1] // 2
     lines = scales.astype("<f2").reshape(tiles, TILE, blocks, 2).transpose(0, 2, 3, 1)
@@ -141,6 +145,8 @@ def _fours(values: npt.NDArray[np.int8], weights: Format, tiles: int, blocks: in
 
 def unpack(rows: Floats, weights: Format) -> Floats:
     """The matrix that packed.unpack gives back after packed.pack of ``rows``."""
+    if weights == "float32":
+        return rows
     if weights == "bf16":
         return round_bf16(rows)
     values, scales = quantize_weights(rows, weights)
@@ -165,12 +171,15 @@ def quantize_rows(x: Floats) -> tuple[npt.NDArray[np.int32], Floats]:
 def linear(x: Floats, rows: Floats, weights: Format, bias: Floats | None = None) -> Floats:
     """packed.linear of packed.pack(rows), on everything but AMX bit for bit."""
     with np.errstate(all="ignore"):
-        y = _linear_bf16(x, rows) if weights == "bf16" else _linear_groups(x, rows, weights)
+        if weights == "bf16":
+            y = _linear_floats(round_bf16(x), round_bf16(rows))
+        else:
+            y = _linear_floats(x, rows) if weights == "float32" else _linear_groups(x, rows, weights)
         return y if bias is None else flushed(y + flushed(bias))
 
 
-def _linear_bf16(x: Floats, rows: Floats) -> Floats:
-    w, x = flushed(round_bf16(padded(rows, 1, BLOCK["bf16"]))), flushed(round_bf16(padded(x, 1, BLOCK["bf16"])))
+def _linear_floats(x: Floats, rows: Floats) -> Floats:
+    w, x = flushed(padded(rows, 1, BLOCK["float32"])), flushed(padded(x, 1, BLOCK["float32"]))
     y = np.zeros((len(x), len(w)), dtype=np.float32)
     for k in range(w.shape[1]):
         y = fma(x[:, k, None], w[None, :, k], y)
