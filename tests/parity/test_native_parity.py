@@ -46,6 +46,19 @@ def test_logits(family: str, seed: int) -> None:
     assert mine < 0.5, errors
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_float32_logits(family: str, seed: int) -> None:
+    """Nothing is rounded on the way, so a wrong detail has nowhere to hide."""
+    files = files_of_family(family, seed)
+    decoders = open_native(files, "float32"), open_torch(files, "float32")
+    arenas = [attach(decoder, 700) for decoder in decoders]
+    for seq, length in enumerate([1, 17, 65, 300]):
+        ids = np.random.default_rng(length).integers(0, decoders[0].spec.vocab, length).tolist()
+        mine, theirs = (step(*pair, {seq: (ids, 0)}) for pair in zip(decoders, arenas, strict=True))
+        assert np.abs(mine - theirs).max() < 4e-4 * max(theirs.std(), 1), length
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3"])
 def test_quantized_linears(family: str, precision: str, tmp_path: Path) -> None:

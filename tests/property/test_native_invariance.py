@@ -27,8 +27,8 @@ MOST = 700
 
 
 @cache
-def opened(family: str, threads: int = 1, passes: tuple[str, ...] = PASSES) -> NativeDecoder:
-    return open_native(files_of_family(family, 1), threads=threads, passes=passes)
+def opened(family: str, threads: int = 1, passes: tuple[str, ...] = PASSES, dtype: str = "bfloat16") -> NativeDecoder:
+    return open_native(files_of_family(family, 1), dtype, threads, passes)
 
 
 def prompt(decoder: NativeDecoder, length: int, seed: int = 0) -> list[int]:
@@ -91,13 +91,14 @@ def test_batches_do_not_show(family: str, threads: int) -> None:
         assert np.array_equal(got, np.stack(alone[:size])), size
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("family", CONFIGS)
 @settings(deadline=None, max_examples=8)
 @given(data=st.data())
-def test_company_does_not_show(family: str, data: st.DataObject) -> None:
-    decoder = opened(family, data.draw(st.sampled_from([1, 2]), label="threads"))
+def test_company_does_not_show(family: str, dtype: str, data: st.DataObject) -> None:
+    decoder = opened(family, data.draw(st.sampled_from([1, 2]), label="threads"), PASSES, dtype)
     ids = prompt(decoder, data.draw(st.integers(1, 120), label="tokens"), 7)
-    wanted = whole(opened(family), ids)
+    wanted = whole(opened(family, 1, PASSES, dtype), ids)
     arena: Arena = attach(decoder, 2000, data.draw(st.integers(0, 1 << 30), label="seed"))
     others: dict[int, int] = {}
     got, at = [], 0
