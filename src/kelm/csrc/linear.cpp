@@ -128,7 +128,7 @@ class Product {
     void multiply(std::int64_t row, std::int64_t rows, Tiles of, std::int64_t block, std::int64_t count, float *sums,
                   std::int64_t width) const {
         const std::int64_t tile = of.first;
-        const int tiles = of.count;
+        const int tiles = of.count, turn = pairs() ? 2 : 1;
         const std::int64_t bytes = block_bytes(op_.weights.format), tile_bytes = op_.weights.tile_bytes();
         const std::uint8_t *weights = op_.weights.data + tile * tile_bytes + block * bytes, *next = nullptr;
         std::int64_t share = 0;
@@ -140,6 +140,12 @@ class Product {
         }
         for (std::int64_t r = 0; r < rows; r += most_) {
             const int size = size_of(std::min<std::int64_t>(most_, rows - r));
+            // Results are written when the chunk is done, to lines that are far away as a rule. (In a function of its
+            // own GCC would see no effect, and leave it out.)
+            if (block == 0)
+                for (std::int64_t i = r; i < std::min(r + most_, rows); ++i)
+                    for (std::int64_t t = tile; t < tile + tiles; t += turn)
+                        __builtin_prefetch(op_.out + (row + i) * op_.out_step + t / turn * kTile, 1);
             const std::uint8_t *panel = panels_ + (row + r) * panel_row_ + block * size * kernel_.row_bytes;
             kernel_.multiply({weights, tile_bytes, tiles, panel, size, count, sums + r * width, width,
                               next ? next + r / most_ * share * kLine : nullptr, share});

@@ -95,9 +95,10 @@ def linear(
 ) -> Any:
     """``x @ W.T + bias`` in float32.
 
-    float32 weights sum in float32, and bf16 ones do after rounding ``x`` to bf16. int8 and int4 weights take ``x`` as int8 with a scale for each
-    32 inputs, sum exactly within those and in float32 across them. A value of ``x`` that is not finite makes its whole
-    row nan under int8 and int4; under the others it does what IEEE says. Denormals count as zero.
+    float32 weights sum in float32, and bf16 ones do after rounding ``x`` to bf16. int8 and int4 weights take ``x`` as
+    int8 with a scale for each 32 inputs, sum exactly within those and in float32 across them. A value of ``x`` that is
+    not finite makes its whole row nan under int8 and int4; under the others it does what IEEE says. Denormals count as
+    zero.
 
     Args:
         x: float32 [rows, inputs], each row contiguous, rows any distance apart.

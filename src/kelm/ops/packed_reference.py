@@ -124,8 +124,8 @@ def pack(rows: Floats, weights: Format) -> Bytes:
         return pairs.transpose(0, 2, 1, 3).reshape(-1).view(np.uint8)
     if weights == "float32":
         whole = padded(rows, TILE, BLOCK[weights]).astype("<f4")
-        lines = whole.reshape(len(whole) // TILE, TILE, whole.shape[1]).transpose(0, 2, 1)
-        return np.ascontiguousarray(lines).reshape(-1).view(np.uint8)
+        turned = whole.reshape(len(whole) // TILE, TILE, whole.shape[1]).transpose(0, 2, 1)
+        return np.ascontiguousarray(turned).reshape(-1).view(np.uint8)
     values, scales = quantize_weights(rows, weights)
     tiles, blocks = len(scales) // TILE, scales.shape[1] // 2
     lines = scales.astype("<f2").reshape(tiles, TILE, blocks, 2).transpose(0, 2, 3, 1)
