@@ -48,9 +48,12 @@ class Product {
         const std::int64_t chunks = (op.rows + chunk_rows_ - 1) / chunk_rows_;
         const std::int64_t steps = (op.weights.tiles() + tiles_ - 1) / tiles_;
         const std::int64_t step_work = tiles_ * op.weights.tile_bytes() * (4 + chunk_rows_) / 4;
-        // Pieces of some 20 us, and at least a few for each thread.
+        // Pieces of some 10 to 100 us, and at least a few for each thread. Where a step fetches the next one's weights,
+        // several have to be the same thread's: what it fetches for another is read twice.
+        const bool fetches = op.rows > most_;
         const std::int64_t few = std::max<std::int64_t>(1, steps * chunks / (4 * threads));
-        piece_tiles_ = tiles_ * std::max<std::int64_t>(1, std::min(few, kPieceWork / step_work));
+        const std::int64_t wanted = std::max<std::int64_t>(fetches ? 4 : 1, (fetches ? 6 : 1) * kPieceWork / step_work);
+        piece_tiles_ = tiles_ * std::min(few, wanted);
         if (pairs() && piece_tiles_ % 2) ++piece_tiles_;
         pieces_per_chunk_ = (op.weights.tiles() + piece_tiles_ - 1) / piece_tiles_;
         pieces_ = pieces_per_chunk_ * chunks;
