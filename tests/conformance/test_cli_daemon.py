@@ -27,7 +27,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     write_tiny(place.root / "plain", chat=False)
     for name in ("tiny", "plain"):
         assert place.kelm("import", str(place.root / name)).returncode == 0
-    done = place.kelm("serve", "-d", "--port", "0", "tiny")
+    # Torch is slow enough for a person to interrupt an answer.
+    done = place.kelm("serve", "-d", "--port", "0", "--executor", "torch", "tiny")
     assert done.returncode == 0 and "kelm is ready at http://127.0.0.1:" in done.stdout, done.stderr
     yield place
     done = place.kelm("shutdown")
