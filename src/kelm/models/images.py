@@ -106,7 +106,6 @@ def _usable(where: Place) -> Image | None:
 def _pack(where: Place, source: Source, pool: Pool, progress: Progress) -> None:
     """Layer by layer; one is written while the next is packed."""
     header = images.lay_out(where.label, source.wanted(where.label.precision))  # type: ignore[arg-type]
-    done = 0
     with where.writing(header) as writer, ThreadPoolExecutor(1) as behind:
         writing = None
         for extent in header.extents:
@@ -119,7 +118,6 @@ def _pack(where: Place, source: Source, pool: Pool, progress: Progress) -> None:
             if writing is not None:
                 writing.result()
             writing = behind.submit(writer.write, extent, data)
-            done += extent.bytes
-            progress(done, header.data_bytes)
+            progress(extent.end, header.data_bytes)
         if writing is not None:
             writing.result()

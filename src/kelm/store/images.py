@@ -256,7 +256,9 @@ class ImageFile:
             self._wrong(f"has format {header.format} and is of {header.label}")
         if len(header.extents) > IMAGE_EXTENTS.most or _tensors(header) > IMAGE_TENSORS.most:
             self._wrong(f"names {len(header.extents)} extents and {_tensors(header)} tensors")
-        end = 0
+        end, names = 0, [tensor.name for extent in header.extents for tensor in extent.tensors]
+        if len(set(names)) != len(names):
+            self._wrong(f"names {max(names, key=names.count)} twice")
         for extent in header.extents:
             if extent.begin != _whole(end, PAGE) or extent.bytes != max((t.end for t in extent.tensors), default=0):
                 self._wrong(f"has {extent.name} out of place")
