@@ -70,7 +70,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     for seed, (name, shape) in enumerate({"small": Shape(), "one": LARGE, "two": LARGE}.items()):
         (folder / name).mkdir()
         store.import_folder(write_llama(folder / name, seed, shape), name)
-    with daemon(home, memory="64MiB", max_num_seqs=4, step_tokens=64) as running:
+    # Torch is slow enough for somebody to wait.
+    with daemon(home, memory="64MiB", max_num_seqs=4, step_tokens=64, executor="torch") as running:
         made = Place(running, home, {})
         for tenant, weight in (("alice", "2"), ("bob", "1")):
             made.keys[tenant] = made.kelm("key", "create", tenant, "--weight", weight).strip()

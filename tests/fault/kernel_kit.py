@@ -94,11 +94,11 @@ async def kernel_on(home: Path, script: dict[str, Any] | None, **settings: Any) 
         await kernel.drain(0)
 
 
-def make_home(folder: Path, *names: str) -> Path:
-    """A home with a model of each name, all different."""
+def make_home(folder: Path, *names: str, **shape: int) -> Path:
+    """A home with a model of each name, all different. ``shape``: as of write_model."""
     home = folder / "home"
     for seed, name in enumerate(names):
-        Store(home, packaged=home / "none").import_folder(write_model(folder / name, seed), name)
+        Store(home, packaged=home / "none").import_folder(write_model(folder / name, seed, **shape), name)
     return home
 
 

@@ -31,7 +31,8 @@ STREAMS = 16
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_home(tmp_path_factory.mktemp("real"), "toy")
+    """Large enough that there is time to kill a worker in the middle of an answer."""
+    return make_home(tmp_path_factory.mktemp("real"), "toy", hidden=256, layers=8)
 
 
 @pytest.fixture(autouse=True)
@@ -187,11 +188,11 @@ async def test_ready_means_that_a_step_was_run_by_the_worker_that_is_up(home: Pa
     async with kernel_on(home, None) as kernel:
         await kernel.resolve("toy")
         await until(lambda: kernel.ready)
-        assert sample(kernel, "kelm_steps_total", executor="torch") == 1
+        assert sample(kernel, "kelm_steps_total", executor="native") == 1
         os.kill(kernel.worker()["pid"], signal.SIGKILL)
         await until(lambda: not kernel.ready)
         await until(lambda: kernel.ready)
-        assert sample(kernel, "kelm_steps_total", executor="torch") == 2
+        assert sample(kernel, "kelm_steps_total", executor="native") == 2
 
 
 async def test_the_worker_reads_the_command_line_that_the_kernel_writes(home: Path) -> None:
@@ -229,6 +230,6 @@ async def test_the_smallest_model_of_the_package_is_warm_from_the_start(tmp_path
     try:
         await until(lambda: kernel.ready and kernel.resident())
         assert [row["name"] for row in kernel.resident()] == ["small:latest"]
-        assert sample(kernel, "kelm_steps_total", executor="torch") == 1
+        assert sample(kernel, "kelm_steps_total", executor="native") == 1
     finally:
         await kernel.drain(0)

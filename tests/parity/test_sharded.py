@@ -26,13 +26,14 @@ from kelm.models.loader import outline
 from kelm.store import Store
 from kelm.testing import checkpoints, tokenizers
 from kelm.testing.drive import Driver
-from kelm.worker.executors import open_checkpoint
+from kelm.worker.executors import Checkpoints
 from kelm.worker.settings import EngineSettings
 
 MIB = 1 << 20
 TIGHT = {"wide": (1 << 16, 2), "gemma2": (1 << 12, 5), "gpt2": (1 << 12, 2)}
 """Bytes of a slab, and so few of them that sequences lose their blocks to one another."""
-SMALL = EngineSettings(memory_bytes=64 * MIB, step_tokens=64, max_num_seqs=8)
+SMALL = EngineSettings(memory_bytes=64 * MIB, step_tokens=64, max_num_seqs=8, executor="torch")
+"""Stages compute with torch; only one process that does too gives the same bits."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _settings(home: Path, **more: object) -> dict[str, object]:
-    return {"home": str(home), "memory": "192MiB", "threads": 1, "dtype": "float32", **more}
+    return {"home": str(home), "memory": "192MiB", "threads": 1, "dtype": "float32", "executor": "torch", **more}
 
 
 @pytest.mark.parametrize("name", ["wide", "gemma2", "gpt2"])
@@ -71,7 +72,7 @@ def test_the_same_tokens_with_forks_preemptions_and_shared_blocks(home: Path, na
         told = resident.opened.copied
         object.__setattr__(resident.opened, "copied", lambda layout, a, b: (copies.append((a, b)), told(layout, a, b)))
         heard = sharded.run(requests)
-    alone = Driver(SMALL, open_checkpoint, files).run(requests)
+    alone = Driver(SMALL, Checkpoints(SMALL), files).run(requests)
     same(heard, alone)
     baseline(heard)
     assert copies, "no fork had to copy a block: the workload is too tame"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from kelm.testing.checkpoints import write_llama
 from kelm.testing.hash_model import HashModel, open_hash_model
 from kelm.wire.messages import Load, Sampling, Submit
 from kelm.worker.engine import Engine
-from kelm.worker.executors import open_checkpoint
+from kelm.worker.executors import Checkpoints, open_checkpoint
 from kelm.worker.residency import Residency
 from kelm.worker.settings import EngineSettings
 
 MIB = 1 << 20
 KIND = EngineSettings(memory_bytes=64 * MIB, kv_bytes=2 * MIB, slab_bytes=1 << 16)
+ON_TORCH = Checkpoints(replace(KIND, executor="torch"))
 EMBED = "model.embed_tokens.weight"
 """Tied: the embedding and the head."""
 
@@ -49,7 +51,7 @@ def no_progress(done: int, total: int) -> None: ...
 
 
 def test_the_ledger_counts_the_base_once_and_a_variants_own_bytes(store: Store) -> None:
-    residency = Residency(KIND, open_checkpoint)
+    residency = Residency(KIND, ON_TORCH)
     base = residency.load(load(store, "toy"), no_progress)
     free = residency._ledger.granted_bytes
     made = residency.load(load(store, "toy@x"), no_progress)
@@ -68,10 +70,27 @@ def test_the_ledger_counts_the_base_once_and_a_variants_own_bytes(store: Store) 
     assert residency._ledger.granted_bytes == KIND.slabs * KIND.slab_bytes
 
 
+def test_a_native_base_shares_what_is_packed(store: Store) -> None:
+    residency = Residency(KIND, open_checkpoint)
+    base = residency.load(load(store, "toy"), no_progress)
+    free = residency._ledger.granted_bytes
+    made = residency.load(load(store, "toy@x"), no_progress)
+    assert base.loaded.executor == made.loaded.executor == "native"
+    assert made.loaded.weight_bytes == residency._ledger.line("weights:toy@x")
+    assert residency._ledger.granted_bytes == free + made.loaded.weight_bytes, "nothing but its own weights"
+    assert made.loaded.shared_bytes + made.loaded.weight_bytes == base.loaded.weight_bytes
+    mine, theirs = made.opened.decoder.weights, base.opened.decoder.weights
+    changed = {name for name in theirs.matrices if mine.matrices[name] is not theirs.matrices[name]}
+    assert changed == {"embed.weight"}
+    assert {name for name in theirs.vectors if mine.vectors[name] is not theirs.vectors[name]} == {"final_norm.weight"}
+    residency.unload("toy@x")
+    assert residency._ledger.granted_bytes == free
+
+
 def test_a_variant_that_does_not_fit_is_refused_before_it_is_made(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    residency = Residency(KIND, open_checkpoint)
+    residency = Residency(KIND, ON_TORCH)
     residency.load(load(store, "toy"), no_progress)
     residency._ledger.budget_bytes = residency._ledger.granted_bytes + 100
 
@@ -106,7 +125,7 @@ def test_the_base_takes_its_variants_along(store: Store) -> None:
 
 
 def test_a_variant_is_in_the_precision_of_its_base(store: Store) -> None:
-    residency = Residency(KIND, open_checkpoint)
+    residency = Residency(KIND, ON_TORCH)
     residency.load(load(store, "toy", dtype="bfloat16"), no_progress)
     made = residency.load(load(store, "toy@x"), no_progress)
     assert made.loaded.dtype == "bfloat16"

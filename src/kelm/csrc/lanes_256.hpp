@@ -94,7 +94,7 @@ inline __m256 round_bf16(__m256 x) {
 
 inline Floats round_bf16(Floats x) { return {round_bf16(x.low), round_bf16(x.high)}; }
 
-constexpr int kRows = 2, kTiles = 1, kPairRows = 6, kPairTiles = 1, kOneRowTiles = 2;
+constexpr int kRows = 2, kTiles = 1, kFloatRows = 6, kFloatTiles = 1, kOneRowTiles = 2;
 
 }  // namespace
 }  // namespace kelm

@@ -74,7 +74,7 @@ inline Floats round_bf16(Floats x) {
     return {_mm512_castsi512_ps(_mm512_and_si512(kept, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
 }
 
-constexpr int kRows = 6, kTiles = 2, kPairRows = 12, kPairTiles = 2, kOneRowTiles = 4;
+constexpr int kRows = 6, kTiles = 2, kFloatRows = 12, kFloatTiles = 2, kOneRowTiles = 4;
 
 }  // namespace
 }  // namespace kelm

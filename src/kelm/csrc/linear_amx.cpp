@@ -16,6 +16,7 @@ inline void dot(Ints &sum, Bytes weights, const std::int32_t *x) {
 }  // namespace
 }  // namespace kelm
 
+#include "linear_floats.hpp"
 #include "linear_groups.hpp"
 
 namespace kelm {
@@ -188,4 +189,4 @@ constexpr Kernel int8_kernel = {
 #define AMX_KERNELS amx_kernels
 #endif
 
-const kelm::Kernels kelm::AMX_KERNELS = {bf16_kernel, int8_kernel, groups_kernel<Int4Lines>()};
+const kelm::Kernels kelm::AMX_KERNELS = {bf16_kernel, int8_kernel, groups_kernel<Int4Lines>(), floats_kernel<Float32Lines>()};

@@ -17,6 +17,7 @@ inline void dot(Ints &sum, Bytes weights, const std::int32_t *x) {
 }  // namespace kelm
 
 #include "linear_groups.hpp"
-#include "linear_pairs.hpp"
+#include "linear_floats.hpp"
 
-const kelm::Kernels kelm::avx512_kernels = {pairs_kernel(), groups_kernel<Int8Lines>(), groups_kernel<Int4Lines>()};
+const kelm::Kernels kelm::avx512_kernels = {floats_kernel<Bf16Lines>(), groups_kernel<Int8Lines>(), groups_kernel<Int4Lines>(),
+                                          floats_kernel<Float32Lines>()};

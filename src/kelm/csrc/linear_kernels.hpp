@@ -15,6 +15,8 @@
 // bf16. Activations are rounded to bf16 (to even), and y[o] = fma(w[o][k], x[k], y[o]) for rising k, from y = 0. A
 // product of two bf16 is exact in float. On AMX the tiles' own arithmetic is used instead, at every row count.
 //
+// float32. The same without rounding the activations.
+//
 // Inputs are padded with zeros to whole blocks, and take part. Denormals count as zero (flush.hpp).
 #pragma once
 
@@ -52,7 +54,7 @@ struct Kernel {
 };
 
 struct Kernels {
-    Kernel bf16, int8, int4;
+    Kernel bf16, int8, int4, float32;  // as Format numbers them
 };
 
 extern const Kernels portable_kernels;

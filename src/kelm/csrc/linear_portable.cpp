@@ -138,12 +138,13 @@ inline Floats round_bf16(const Floats &x) {
     return r;
 }
 
-constexpr int kRows = 2, kTiles = 1, kPairRows = 6, kPairTiles = 1, kOneRowTiles = 1;
+constexpr int kRows = 2, kTiles = 1, kFloatRows = 6, kFloatTiles = 1, kOneRowTiles = 1;
 
 }  // namespace
 }  // namespace kelm
 
 #include "linear_groups.hpp"
-#include "linear_pairs.hpp"
+#include "linear_floats.hpp"
 
-const kelm::Kernels kelm::portable_kernels = {pairs_kernel(), groups_kernel<Int8Lines>(), groups_kernel<Int4Lines>()};
+const kelm::Kernels kelm::portable_kernels = {floats_kernel<Bf16Lines>(), groups_kernel<Int8Lines>(), groups_kernel<Int4Lines>(),
+                                          floats_kernel<Float32Lines>()};

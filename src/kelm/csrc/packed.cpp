@@ -108,13 +108,25 @@ bool pack_bf16(const Group &group, std::uint8_t *block, std::int64_t, std::int64
     return good;
 }
 
+bool pack_float32(const Group &group, std::uint8_t *block, std::int64_t, std::int64_t output) {
+    auto *lines = reinterpret_cast<float *>(block) + output;
+    for (std::int64_t i = 0; i < kGroup; ++i) lines[i * kTile] = group.value[i];
+    return true;
+}
+
 auto packer_of(Format format) {
-    return format == Format::bf16 ? pack_bf16 : format == Format::int8 ? pack_int8 : pack_int4;
+    switch (format) {
+        case Format::bf16: return pack_bf16;
+        case Format::int8: return pack_int8;
+        case Format::int4: return pack_int4;
+        default: return pack_float32;
+    }
 }
 
 float unpacked(const Packed &packed, const std::uint8_t *block, std::int64_t output, std::int64_t input) {
     if (packed.format == Format::bf16)
         return bf16_to_float(reinterpret_cast<const std::uint16_t *>(block)[input / 2 * (kLine / 2) + output * 2 + input % 2]);
+    if (packed.format == Format::float32) return reinterpret_cast<const float *>(block)[input * kTile + output];
     const float scale = f16_to_float(reinterpret_cast<const std::uint16_t *>(block)[input / kGroup * kTile + output]);
     const std::uint8_t *lines = block + kLine + output * 4;
     if (packed.format == Format::int8) return static_cast<float>(lines[input / 4 * kLine + input % 4] - 128) * scale;
@@ -142,16 +154,16 @@ bool pack(Pool::Turn &turn, const Rows &rows, const Packed &packed, std::uint8_t
     return good.load();
 }
 
+void unpack_row(const Packed &packed, std::int64_t id, float *out) {
+    const std::int64_t width = block_inputs(packed.format);
+    const std::uint8_t *tile = packed.data + id / kTile * packed.tile_bytes();
+    for (std::int64_t i = 0; i < packed.inputs; ++i)
+        out[i] = unpacked(packed, tile + i / width * block_bytes(packed.format), id % kTile, i % width);
+}
+
 void unpack(Pool::Turn &turn, const Packed &packed, const std::int64_t *ids, std::int64_t count, float *out,
             std::int64_t out_step) {
-    const std::int64_t width = block_inputs(packed.format);
-    turn.run(count, [&](std::int64_t row) {
-        const std::uint8_t *tile = packed.data + ids[row] / kTile * packed.tile_bytes();
-        for (std::int64_t i = 0; i < packed.inputs; ++i) {
-            const std::uint8_t *block = tile + i / width * block_bytes(packed.format);
-            out[row * out_step + i] = unpacked(packed, block, ids[row] % kTile, i % width);
-        }
-    });
+    turn.run(count, [&](std::int64_t row) { unpack_row(packed, ids[row], out + row * out_step); });
 }
 
 }  // namespace kelm

@@ -9,7 +9,10 @@
     heads.py       pooling, classifiers and masked LMs on an encoder; sentence.py sentence-transformers' settings
     tensor_index.py     safetensors, checked against that before a byte is allocated; weights.py reads them for torch
     images.py      weights packed for the compiled kernels, on disk; packing.py what is packed and how
-    decoder.py     the forward pass over paged KV (the Executor of batch.py); encoder.py for encoders
+    blueprint.py   a decoder as its files describe it, from which every executor starts
+    native/        the executor on the compiled kernels, driven by the plans that graph/ makes; torch-free
+    decoder.py     the forward pass in torch over paged KV (the Executor of batch.py); encoder.py for encoders
+    variant.py     a variant over a base, in torch; layers.py what its layers say
     batch.py       the contract with the worker; info.py what a model says of itself
     fallback.py    whatever else transformers can build, through hf_folder.py
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from kelm.ops import native
 
-Format = Literal["bf16", "int8", "int4"]
-FORMATS: tuple[Format, ...] = ("bf16", "int8", "int4")
+Format = Literal["bf16", "int8", "int4", "float32"]
+FORMATS: tuple[Format, ...] = ("bf16", "int8", "int4", "float32")
 """Numbered as in csrc/packed.hpp."""
 
 TILE = 16
@@ -95,9 +95,10 @@ def linear(
 ) -> Any:
     """``x @ W.T + bias`` in float32.
 
-    bf16 weights round ``x`` to bf16 and sum in float32. int8 and int4 weights take ``x`` as int8 with a scale for each
-    32 inputs, sum exactly within those and in float32 across them. A value of ``x`` that is not finite makes its whole
-    row nan under int8 and int4; under bf16 it does what IEEE says. Denormals count as zero.
+    float32 weights sum in float32, and bf16 ones do after rounding ``x`` to bf16. int8 and int4 weights take ``x`` as
+    int8 with a scale for each 32 inputs, sum exactly within those and in float32 across them. A value of ``x`` that is
+    not finite makes its whole row nan under int8 and int4; under the others it does what IEEE says. Denormals count as
+    zero.
 
     Args:
         x: float32 [rows, inputs], each row contiguous, rows any distance apart.

@@ -4,6 +4,8 @@ csrc/linear_kernels.hpp). Slow.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,7 +16,7 @@ Bytes = npt.NDArray[np.uint8]
 
 TILE = 16
 GROUP = 32
-BLOCK = {"bf16": 32, "int8": 64, "int4": 64}
+BLOCK = {"bf16": 32, "int8": 64, "int4": 64, "float32": 32}
 """Inputs of a block."""
 
 _LARGEST_F16 = 65504.0
@@ -102,7 +104,8 @@ def quantize_weights(rows: Floats, weights: Format) -> tuple[npt.NDArray[np.int8
     Raises:
         ValueError: a weight is not finite or too large.
     """
-    groups = flushed(padded(rows, TILE, BLOCK[weights])).reshape(-(-len(rows) // TILE) * TILE, -1, GROUP)
+    whole = padded(rows, TILE, BLOCK[weights])
+    groups = flushed(whole).reshape(len(whole), whole.shape[1] // GROUP, GROUP)
     limit = _LARGEST_F16 * (128 if weights == "int8" else 7)
     if not (np.abs(groups) <= limit).all():
         raise ValueError("a weight is not finite, or too large for the format")
@@ -117,8 +120,12 @@ def pack(rows: Floats, weights: Format) -> Bytes:
     """The bytes of packed.pack, for float32 rows."""
     if weights == "bf16":
         halves = round_bf16(padded(rows, TILE, BLOCK[weights])).view(np.uint32) >> np.uint32(16)
-        pairs = halves.astype("<u2").reshape(-(-len(rows) // TILE), TILE, -1, 2)
+        pairs = halves.astype("<u2").reshape(len(halves) // TILE, TILE, halves.shape[1] // 2, 2)
         return pairs.transpose(0, 2, 1, 3).reshape(-1).view(np.uint8)
+    if weights == "float32":
+        whole = padded(rows, TILE, BLOCK[weights]).astype("<f4")
+        turned = whole.reshape(len(whole) // TILE, TILE, whole.shape[1]).transpose(0, 2, 1)
+        return np.ascontiguousarray(turned).reshape(-1).view(np.uint8)
     values, scales = quantize_weights(rows, weights)
     tiles, blocks = len(scales) // TILE, scales.shape[1] // 2
     lines = scales.astype("<f2").reshape(tiles, TILE, blocks, 2).transpose(0, 2, 3, 1)
@@ -133,21 +140,24 @@ def _fours(values: npt.NDArray[np.int8], weights: Format, tiles: int, blocks: in
     lines = unsigned.reshape(tiles, TILE, blocks, 16, 4).transpose(0, 2, 3, 1, 4)
     if weights == "int4":
         lines = (lines[:, :, 0::2] | lines[:, :, 1::2] << 4).astype(np.uint8)
-    return lines.reshape(tiles, blocks, -1)
+    return lines.reshape(tiles, blocks, math.prod(lines.shape[2:]))
 
 
 def unpack(rows: Floats, weights: Format) -> Floats:
     """The matrix that packed.unpack gives back after packed.pack of ``rows``."""
+    if weights == "float32":
+        return rows
     if weights == "bf16":
         return round_bf16(rows)
     values, scales = quantize_weights(rows, weights)
     exact = values.astype(np.float32) * scales.astype(np.float32)[..., None]
-    return exact.reshape(len(values), -1)[: rows.shape[0], : rows.shape[1]]
+    return exact.reshape(len(values), scales.shape[1] * GROUP)[: rows.shape[0], : rows.shape[1]]
 
 
 def quantize_rows(x: Floats) -> tuple[npt.NDArray[np.int32], Floats]:
     """Activations [rows, inputs] as int8 values [rows, groups, 32] and scales [rows, groups]; inputs padded to 64."""
-    groups = flushed(padded(x, 1, BLOCK["int8"])).reshape(len(x), -1, GROUP)
+    whole = padded(x, 1, BLOCK["int8"])
+    groups = flushed(whole).reshape(len(x), whole.shape[1] // GROUP, GROUP)
     with np.errstate(all="ignore"):
         peaks = np.abs(groups).max(-1)
         finite = np.isfinite(groups).all(-1)
@@ -161,12 +171,15 @@ def quantize_rows(x: Floats) -> tuple[npt.NDArray[np.int32], Floats]:
 def linear(x: Floats, rows: Floats, weights: Format, bias: Floats | None = None) -> Floats:
     """packed.linear of packed.pack(rows), on everything but AMX bit for bit."""
     with np.errstate(all="ignore"):
-        y = _linear_bf16(x, rows) if weights == "bf16" else _linear_groups(x, rows, weights)
+        if weights == "bf16":
+            y = _linear_floats(round_bf16(x), round_bf16(rows))
+        else:
+            y = _linear_floats(x, rows) if weights == "float32" else _linear_groups(x, rows, weights)
         return y if bias is None else flushed(y + flushed(bias))
 
 
-def _linear_bf16(x: Floats, rows: Floats) -> Floats:
-    w, x = flushed(round_bf16(padded(rows, 1, BLOCK["bf16"]))), flushed(round_bf16(padded(x, 1, BLOCK["bf16"])))
+def _linear_floats(x: Floats, rows: Floats) -> Floats:
+    w, x = flushed(padded(rows, 1, BLOCK["float32"])), flushed(padded(x, 1, BLOCK["float32"]))
     y = np.zeros((len(x), len(w)), dtype=np.float32)
     for k in range(w.shape[1]):
         y = fma(x[:, k, None], w[None, :, k], y)
