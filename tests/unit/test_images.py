@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kelm import limits
+from kelm import doctor, limits
+from kelm.config import load_settings
 from kelm.errors import StoreError
 from kelm.store import Store, images
 from kelm.store.images import LINE, PAGE, ImageFile, Label, Place, Wanted
@@ -210,6 +211,29 @@ def test_bounds_of_the_header(place: Place, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(images, bound, allowed)
 
 
+def test_doctor_reads_every_image(place: Place) -> None:
+    home = place.images.parent
+    write(place)
+    settings = load_settings({"home": home}, {})
+    assert doctor._images(settings) == doctor.Finding("has", "images", "1 whole, 0.0 GiB")
+    place.path.write_bytes(flipped(place.path.read_bytes(), place.path.stat().st_size - 1, random.Random(5)))
+    finding = doctor._images(settings)
+    assert finding.state == "notes" and f"embed is not what was written; remove {place.folder}" in finding.found
+    place.path.write_bytes(b"")
+    assert "packed again" in doctor._images(settings).found
+
+
+def test_any_layout_is_found_and_no_other_model(place: Place) -> None:
+    write(place)
+    (found,) = images.found(place.images)
+    assert ImageFile(found).header.label == LABEL
+    assert list(images.found(place.images, "sha256:" + "b" * 64)) == []
+    place.folder.rename(place.images / f"sha256-{'b' * 64}.int8")
+    (found,) = images.found(place.images)
+    with pytest.raises(StoreError, match="is of"):
+        ImageFile(found)
+
+
 # in the store
 
 
@@ -222,7 +246,8 @@ def test_images_go_with_their_model(tmp_path: Path) -> None:
     gone = Place(store.home.images, Label("sha256:" + "c" * 64, "int4", "l"))
     for place in (*kept, gone):
         write(place)
-    assert images.found(store.home.images, own.digest) == {"int8": kept[1].path.stat().st_size}
+    assert [place.path for place in images.found(store.home.images, own.digest)] == [kept[1].path]
+    assert {place.path for place in images.found(store.home.images)} == {place.path for place in (*kept, gone)}
     assert model.digest == packaged.digest
     store.remove("mine")
     assert [place.path.exists() for place in (*kept, gone)] == [True, True, False], "what nothing names went"

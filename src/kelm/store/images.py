@@ -139,7 +139,8 @@ def lay_out(label: Label, extents: Mapping[str, Sequence[Wanted]]) -> Header:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the image with a label is, if it is there. ``images``: home.Home.images."""
+    """Where the image with a label is, if it is there. ``images``: home.Home.images. A label without a layout takes
+    any."""
 
     images: Path
     label: Label
@@ -151,6 +152,9 @@ class Place:
     @property
     def path(self) -> Path:
         return self.folder / "image"
+
+    def takes(self, label: Label) -> bool:
+        return label == self.label or msgspec.structs.replace(label, layout="") == self.label
 
     def __str__(self) -> str:
         return f"the {self.label.precision} image of {self.label.model[:19]}"
@@ -230,7 +234,8 @@ class ImageFile:
             begin = self._start + extent.begin
             with memoryview(self._map) as view, view[begin : begin + extent.bytes] as data:
                 if hashlib.sha256(data).hexdigest() != extent.sum:
-                    self._wrong(f"{extent.name} is not what was written")
+                    folder = self._place.folder
+                    raise StoreError(f"{self._place}: {extent.name} is not what was written; remove {folder}")
 
     def _read_header(self, stream: BinaryIO) -> tuple[Header, int]:
         """And data_start."""
@@ -252,7 +257,7 @@ class ImageFile:
         return header, start
 
     def _check(self, header: Header, start: int) -> None:
-        if header.format != FORMAT or header.label != self._place.label:
+        if header.format != FORMAT or not self._place.takes(header.label):
             self._wrong(f"has format {header.format} and is of {header.label}")
         if len(header.extents) > IMAGE_EXTENTS.most or _tensors(header) > IMAGE_TENSORS.most:
             self._wrong(f"names {len(header.extents)} extents and {_tensors(header)} tensors")
@@ -278,10 +283,11 @@ class ImageFile:
         raise StoreError(f"{self._place} {problem}; it is packed again when the model is loaded")
 
 
-def found(images: Path, model: str) -> dict[str, int]:
-    """Precision -> bytes on the disk, of every image of a model; none of another layout is told apart."""
-    paths = sorted(images.glob(f"{model.replace(':', '-')}.*/image"))
-    return {path.parent.name.partition(".")[2]: path.stat().st_size for path in paths}
+def found(images: Path, model: str = "") -> Iterator[Place]:
+    """Every image, or those of one model, of whatever layout."""
+    for path in sorted(images.glob(f"{model.replace(':', '-') or '*'}.*/image")):
+        hashed, _, precision = path.parent.name.partition(".")
+        yield Place(images, Label(hashed.replace("-", ":"), precision, ""))
 
 
 def sweep(images: Path, models: Collection[str]) -> None:
