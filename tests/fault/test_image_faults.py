@@ -164,6 +164,7 @@ def test_a_full_disk_is_a_clear_error(most_bytes: int, place: Place, source: Sou
 
     def act() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+        Source.pack = None  # type: ignore[method-assign, assignment]  # said before the work is done
         with pytest.raises(StoreError, match=r"could not be packed: File too large; free space, or set KELM_HOME"):
             pack(place, source)
 
