@@ -56,12 +56,10 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 FinishReason = Literal["stop", "length", "abort", "error"]
-
-# --- daemon -> worker ----------------------------------------------------------------------------------
-
-
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
 """Of a model's weights. int8 and int4 are decoders' on the compiled kernels; what else there is, is as for auto."""
+
+# --- daemon -> worker ----------------------------------------------------------------------------------
 
 
 class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
