@@ -22,7 +22,8 @@ from kelm.errors import KelmError, StoreError
 from kelm.models import images
 from kelm.models.packing import Source
 from kelm.ops import native
-from kelm.store.images import ImageFile, Label, Place
+from kelm.store.image_header import Label
+from kelm.store.images import ImageFile, Place
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="installed without a C++ compiler")
 

@@ -20,7 +20,8 @@ from kelm import doctor, limits
 from kelm.config import load_settings
 from kelm.errors import StoreError
 from kelm.store import Store, images
-from kelm.store.images import LINE, PAGE, ImageFile, Label, Place, Wanted
+from kelm.store.image_header import LINE, PAGE, Label, Wanted, lay_out
+from kelm.store.images import ImageFile, Place
 
 SRC = Path(__file__).parents[2] / "src"
 LABEL = Label("sha256:" + "a" * 64, "int8", "layout1")
@@ -34,7 +35,7 @@ TENSORS = {
 
 def write(place: Place) -> dict[str, bytes]:
     """Random bytes in every tensor."""
-    header, noise, held = images.lay_out(place.label, TENSORS), np.random.default_rng(1), {}
+    header, noise, held = lay_out(place.label, TENSORS), np.random.default_rng(1), {}
     with place.turn(), place.writing(header) as writer:
         for extent in reversed(header.extents):
             data = np.zeros(extent.bytes, np.uint8)
