@@ -23,7 +23,10 @@ PREFIX = "KELM_"
 CONFIG_FILE = "config.yaml"
 ELSEWHERE = {"isa"}
 """KELM_* that are no settings: a developer's, read where they act (kelm.ops.native)."""
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+ROUNDED_DTYPES = ("int8", "int4")
+"""Decoders' matrices are rounded to these as they are packed for the compiled kernels."""
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", *ROUNDED_DTYPES)
 EXECUTORS = ("auto", "native", "torch")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 

@@ -49,6 +49,7 @@ def examine(settings: Settings) -> list[Finding]:
         _home,
         _disk,
         _models,
+        _images,
         _daemon,
     )
     return [check(settings) for check in checks]
@@ -136,6 +137,26 @@ def _models(settings: Settings) -> Finding:
     except KelmError as error:
         return Finding("lacks", "models", error.message)
     return Finding("has" if names else "notes", "models", ", ".join(names) or "none: kelm pull ORG/NAME")
+
+
+def _images(settings: Settings) -> Finding:
+    """Reads all of them."""
+    from kelm.store import Store
+    from kelm.store.images import ImageFile, found
+
+    held, wrong = 0, []
+    try:
+        places = list(found(Store(settings.home).home.images))
+    except KelmError as error:
+        return Finding("lacks", "images", error.message)
+    for place in places:
+        try:
+            file = ImageFile(place)
+            file.verify()
+            held += file.size_bytes
+        except KelmError as error:
+            wrong.append(error.message)
+    return Finding("notes" if wrong else "has", "images", "; ".join(wrong) or f"{len(places)} whole, {_gib(held)}")
 
 
 def _daemon(settings: Settings) -> Finding:

@@ -125,3 +125,28 @@ def test_weights_are_packed_once_and_mapped_from_then_on(
         answers.append((generate(worker)[0], loaded.weight_bytes))
         assert (f"{tmp_path}/images/" in mapped(worker)) == images.endswith("images")
     assert answers.count(answers[0]) == 4
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_weights_rounded_as_they_are_packed(
+    dtype: str, files: dict[str, str], workers: list[Worker], tmp_path: Path
+) -> None:
+    """KV and the rest stay as for auto; the image is one of its own, and gives what is packed in memory gives."""
+    digest, answers = "sha256:" + 64 * "a", []
+    for images in ("", str(tmp_path / "images"), str(tmp_path / "images")):
+        workers.append(worker := Worker("kelm.worker", KIND))
+        loaded = load(worker, files, dtype, images=images, digest=digest)
+        assert isinstance(loaded, Loaded) and (loaded.executor, loaded.dtype) == ("native", dtype)
+        answers.append((generate(worker)[0], loaded.weight_bytes))
+    assert answers.count(answers[0]) == 3
+    assert [folder.name for folder in (tmp_path / "images").iterdir()] == [f"sha256-{64 * 'a'}.{dtype}"]
+    workers.append(worker := Worker("kelm.worker", KIND))
+    whole = load(worker, files, "auto")
+    assert isinstance(whole, Loaded) and answers[0][1] <= whole.weight_bytes / 2
+
+
+def test_only_the_kernels_round(files: dict[str, str], workers: list[Worker]) -> None:
+    workers.append(worker := Worker("kelm.worker", replace(KIND, executor="torch")))
+    refused = load(worker, files, "int8")
+    assert isinstance(refused, LoadFailed) and refused.code == "unsupported_model"
+    assert "dtype int8 is for decoders that the compiled kernels run" in refused.message

@@ -75,3 +75,10 @@ def test_two_models_take_turns_and_never_share_a_step() -> None:
     assert [begun.pids for begun in heard.begun] == [[0, 2], [1, 3]] * 5
     alone = Driver(KIND, open_hash_model(HashModel())).run([work[0]])
     assert heard.tokens[(0, 0)] == alone.tokens[(0, 0)]
+
+
+def test_an_encoder_keeps_its_precision_where_decoders_are_rounded(
+    bert: tuple[transformers.BertModel, dict[str, str]],
+) -> None:
+    opened = open_checkpoint(Load(model="m", files=bert[1], dtype="int8"), lambda done, total: None)
+    assert (opened.loaded.kind, opened.loaded.dtype) == ("encoder", "float32")

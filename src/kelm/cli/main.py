@@ -107,7 +107,9 @@ def serve(
     detach: Annotated[bool, typer.Option("-d", "--detach", help="in the background; returns when it is ready")] = False,
     host: Annotated[Value, typer.Option(metavar="ADDRESS", help="listen here [127.0.0.1]")] = None,
     port: Annotated[Value, typer.Option(metavar="N", help="listen here; 0 takes a free one [8420]")] = None,
-    dtype: Annotated[Value, typer.Option(metavar="TYPE", help="auto, float32, bfloat16, float16 [auto]")] = None,
+    dtype: Annotated[
+        Value, typer.Option(metavar="TYPE", help="auto, float32, bfloat16, float16, int8, int4 [auto]")
+    ] = None,
     executor: Annotated[Value, typer.Option(metavar="NAME", help="of decoders: auto, native, torch [auto]")] = None,
     threads: Annotated[Value, typer.Option(metavar="N", help="of the worker [what the machine grants]")] = None,
     memory: Annotated[Value, typer.Option(metavar="SIZE", help="8GiB, or a share of what is free [70%]")] = None,
@@ -520,7 +522,9 @@ def cluster_serve(
     replicas: Annotated[int, typer.Option("--replicas", metavar="N", help="each on a node of its own")] = 2,
     host: Annotated[Value, typer.Option(metavar="ADDRESS", help="listen here [127.0.0.1]")] = None,
     port: Annotated[Value, typer.Option(metavar="N", help="listen here; 0 takes a free one [8420]")] = None,
-    dtype: Annotated[Value, typer.Option(metavar="TYPE", help="auto, float32, bfloat16, float16 [auto]")] = None,
+    dtype: Annotated[
+        Value, typer.Option(metavar="TYPE", help="auto, float32, bfloat16, float16, int8, int4 [auto]")
+    ] = None,
     threads: Annotated[Value, typer.Option(metavar="N", help="of all replicas together [what there are]")] = None,
     memory: Annotated[Value, typer.Option(metavar="SIZE", help="of all replicas together [70%]")] = None,
     api_key: Annotated[Value, typer.Option(metavar="KEY", help="clients must send it [none]")] = None,

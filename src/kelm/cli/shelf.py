@@ -15,7 +15,7 @@ from kelm.cli.tables import ago, count, print_json, print_table, progress, size
 from kelm.clock import SYSTEM
 from kelm.config import load_settings
 from kelm.errors import InvalidRequest, KelmError, ModelNotFound
-from kelm.store import BlobRef, Manifest, Name, Store, Variant, compression, precision
+from kelm.store import BlobRef, Manifest, Name, Store, Variant, compression, images, precision
 from kelm.store.safetensors import read_header
 
 
@@ -70,6 +70,9 @@ def show(model: str, as_json: bool) -> None:
     store = open_store()
     manifest = store.resolve(model)
     facts = {**_summary(manifest), **_shape(store.paths(manifest)), "resident": _resident(Name.parse(manifest.name))}
+    facts["images"] = {
+        place.label.precision: place.path.stat().st_size for place in images.found(store.home.images, manifest.digest)
+    }
     files = _own_files(manifest) if isinstance(manifest, Variant) else manifest.files
     facts["files"] = {name: {"digest": blob.digest, "size": blob.size} for name, blob in files.items()}
     if as_json:
@@ -150,6 +153,8 @@ def _said(name: str, value: Any) -> str:
         return size(value)
     if isinstance(value, dict) and name == "evaluation":
         return ", ".join(f"{figure} {value[figure]}" for figure in value)
+    if name == "images":
+        return ", ".join(f"{kind} {size(value[kind])}" for kind in value) or "none"
     if name == "parameters":
         return f"{count(value)} ({value})"
     if name == "created":

@@ -121,7 +121,7 @@ class _Compression:
         if not self._spec.drop_layers:
             return ()
         assert before is not None
-        decoder = load(self._source.files, self._dtype)
+        decoder = load(self._source.files, "auto" if self._dtype in config.ROUNDED_DTYPES else self._dtype)
         assert isinstance(decoder, LoadedDecoder)
         found = influence(decoder, before.tokens.windows, self._phase("layers"))
         for number, value in enumerate(found):

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 from kelm import limits
 from kelm.clock import Clock
@@ -29,12 +29,9 @@ from kelm.store.store import Store
 from kelm.store.versions import Variant
 from kelm.text.helper import TextHelper
 from kelm.text.tokenizer import Tokenizer
-from kelm.wire.messages import Load, Loaded
+from kelm.wire.messages import Dtype, Load, Loaded
 
 log = logging.getLogger(__name__)
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
 
 Users = Callable[[str], object]
 """Key of a model -> something true while a process needs it."""

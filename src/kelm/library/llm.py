@@ -26,7 +26,7 @@ from kelm.text import chat as chats
 from kelm.text.generation import read_defaults
 from kelm.text.grammar import FILE as GRAMMAR
 from kelm.text.tokenizer import Tokenizer
-from kelm.wire.messages import Encode, Load, Loaded
+from kelm.wire.messages import Dtype, Encode, Load, Loaded
 from kelm.worker.engine import Engine
 from kelm.worker.executors import Checkpoints
 from kelm.worker.settings import EngineSettings
@@ -36,7 +36,6 @@ COMPLETION_TOKENS = 16
 
 Prompt = str | Sequence[int]
 Task = Literal["embed", "classify", "token_classify", "fill_mask"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class LLM:

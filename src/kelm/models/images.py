@@ -26,7 +26,8 @@ from kelm.models.packing import VECTOR, Precision, Source
 from kelm.ops import packed
 from kelm.ops.packed import Packed
 from kelm.store import images
-from kelm.store.images import Label, Place
+from kelm.store.image_header import Label, lay_out
+from kelm.store.images import Place
 
 if TYPE_CHECKING:
     from kelm.ops.native import Pool
@@ -105,8 +106,7 @@ def _usable(where: Place) -> Image | None:
 
 def _pack(where: Place, source: Source, pool: Pool, progress: Progress) -> None:
     """Layer by layer; one is written while the next is packed."""
-    header = images.lay_out(where.label, source.wanted(where.label.precision))  # type: ignore[arg-type]
-    done = 0
+    header = lay_out(where.label, source.wanted(where.label.precision))  # type: ignore[arg-type]
     with where.writing(header) as writer, ThreadPoolExecutor(1) as behind:
         writing = None
         for extent in header.extents:
@@ -119,7 +119,6 @@ def _pack(where: Place, source: Source, pool: Pool, progress: Progress) -> None:
             if writing is not None:
                 writing.result()
             writing = behind.submit(writer.write, extent, data)
-            done += extent.bytes
-            progress(done, header.data_bytes)
+            progress(extent.end, header.data_bytes)
         if writing is not None:
             writing.result()

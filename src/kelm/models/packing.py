@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from kelm.errors import ModelFormatError, UnsupportedModel
 from kelm.models.tensor_index import Entry, TensorIndex, module_of
 from kelm.ops import packed, prequantized
-from kelm.store.images import TensorPlace, Wanted
+from kelm.store.image_header import TensorPlace, Wanted
 from kelm.store.tensors import TensorFile, as_float32
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@
     └──────────┴───────────┴──────────┴─────┴──────────┴─────┴─ ...
 
     prelude   "KELMIMG\\n", length of the header (u64le), SHA-256 of the header, zeros
-    header    JSON, struct Header below
+    header    JSON (image_header.py)
     extent    tensors of one layer, on whole pages; each tensor on a line of 64 bytes, zeros between
 
 An image says what it was made of and in which layout. Anything else than the one that is wanted is as good as none: the
@@ -25,121 +25,31 @@ import hashlib
 import mmap
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import msgspec
 
 from kelm.errors import StoreError
 from kelm.limits import IMAGE_EXTENTS, IMAGE_HEADER_BYTES, IMAGE_TENSORS
 from kelm.store.atomic import TEMP_PREFIX, check_space, disk_errors, locked, replacing, sync_folder
-from kelm.store.manifest import Digest
+from kelm.store.image_header import FORMAT, LINE, MOST_BYTES, PAGE, Extent, Header, Label, TensorPlace, whole
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT = 1
-PAGE = 1 << 16
-"""Bytes; the largest page of any CPU that Kelm runs on."""
-LINE = 64
-
 _MAGIC = b"KELMIMG\n"
-_NO_SUM = "0" * 64
-_MOST_BYTES = 1 << 50
-
-_Bytes = Annotated[int, msgspec.Meta(ge=0, le=_MOST_BYTES)]
-_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_.]{1,200}\Z")]
-
-
-class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an image is of. ``layout`` names all that its bytes depend on beside the model."""
-
-    model: Digest
-    precision: _Name
-    layout: _Name
-
-
-class TensorPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``begin``: bytes from the extent's begin, on a line."""
-
-    name: _Name
-    kind: _Name
-    shape: Annotated[tuple[_Bytes, ...], msgspec.Meta(max_length=4)]
-    begin: _Bytes
-    bytes: _Bytes
-
-    @property
-    def end(self) -> int:
-        return self.begin + self.bytes
-
-
-class Extent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``begin``: bytes from data_start, on a page. ``sum``: SHA-256 of its bytes."""
-
-    name: _Name
-    begin: _Bytes
-    bytes: _Bytes
-    sum: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-    tensors: tuple[TensorPlace, ...]
-
-    @property
-    def end(self) -> int:
-        return self.begin + self.bytes
-
-
-class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The extents follow one another, each on the first page behind the one before."""
-
-    format: int
-    label: Label
-    extents: tuple[Extent, ...]
-
-    @property
-    def data_bytes(self) -> int:
-        return self.extents[-1].end if self.extents else 0
-
-    def encoded(self) -> bytes:
-        """As long for one sum as for another."""
-        return msgspec.json.encode(self)
-
-    def data_start(self) -> int:
-        return _whole(LINE + len(self.encoded()), PAGE)
-
-    def file_bytes(self) -> int:
-        return self.data_start() + self.data_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A tensor that is to go into an image."""
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    bytes: int
-
-
-def lay_out(label: Label, extents: Mapping[str, Sequence[Wanted]]) -> Header:
-    """Where everything goes; the sums are not known yet."""
-    laid: list[Extent] = []
-    for name, tensors in extents.items():
-        places: list[TensorPlace] = []
-        for one in tensors:
-            begin = _whole(places[-1].end if places else 0, LINE)
-            places.append(TensorPlace(one.name, one.kind, one.shape, begin, one.bytes))
-        begin = _whole(laid[-1].end if laid else 0, PAGE)
-        laid.append(Extent(name, begin, places[-1].end if places else 0, _NO_SUM, tuple(places)))
-    return Header(FORMAT, label, tuple(laid))
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the image with a label is, if it is there. ``images``: home.Home.images."""
+    """Where the image with a label is, if it is there. ``images``: home.Home.images. A label without a layout takes
+    any."""
 
     images: Path
     label: Label
@@ -151,6 +61,9 @@ class Place:
     @property
     def path(self) -> Path:
         return self.folder / "image"
+
+    def takes(self, label: Label) -> bool:
+        return label == self.label or msgspec.structs.replace(label, layout="") == self.label
 
     def __str__(self) -> str:
         return f"the {self.label.precision} image of {self.label.model[:19]}"
@@ -230,7 +143,8 @@ class ImageFile:
             begin = self._start + extent.begin
             with memoryview(self._map) as view, view[begin : begin + extent.bytes] as data:
                 if hashlib.sha256(data).hexdigest() != extent.sum:
-                    self._wrong(f"{extent.name} is not what was written")
+                    folder = self._place.folder
+                    raise StoreError(f"{self._place}: {extent.name} is not what was written; remove {folder}")
 
     def _read_header(self, stream: BinaryIO) -> tuple[Header, int]:
         """And data_start."""
@@ -247,18 +161,20 @@ class ImageFile:
             header = msgspec.json.decode(raw, type=Header)
         except (msgspec.DecodeError, RecursionError) as error:
             self._wrong(f"has a header that can't be read ({error})")
-        start = _whole(LINE + len(raw), PAGE)
+        start = whole(LINE + len(raw), PAGE)
         self._check(header, start)
         return header, start
 
     def _check(self, header: Header, start: int) -> None:
-        if header.format != FORMAT or header.label != self._place.label:
+        if header.format != FORMAT or not self._place.takes(header.label):
             self._wrong(f"has format {header.format} and is of {header.label}")
-        if len(header.extents) > IMAGE_EXTENTS.most or _tensors(header) > IMAGE_TENSORS.most:
-            self._wrong(f"names {len(header.extents)} extents and {_tensors(header)} tensors")
-        end = 0
+        if len(header.extents) > IMAGE_EXTENTS.most or len(header.tensors) > IMAGE_TENSORS.most:
+            self._wrong(f"names {len(header.extents)} extents and {len(header.tensors)} tensors")
+        end, names = 0, [tensor.name for tensor in header.tensors]
+        if len(set(names)) != len(names):
+            self._wrong(f"names {max(names, key=names.count)} twice")
         for extent in header.extents:
-            if extent.begin != _whole(end, PAGE) or extent.bytes != max((t.end for t in extent.tensors), default=0):
+            if extent.begin != whole(end, PAGE) or extent.bytes != max((t.end for t in extent.tensors), default=0):
                 self._wrong(f"has {extent.name} out of place")
             end = extent.end
             self._check_tensors(extent)
@@ -268,7 +184,7 @@ class ImageFile:
     def _check_tensors(self, extent: Extent) -> None:
         end = 0
         for tensor in extent.tensors:
-            if tensor.begin != _whole(end, LINE) or prod(tensor.shape) > _MOST_BYTES:
+            if tensor.begin != whole(end, LINE) or prod(tensor.shape) > MOST_BYTES:
                 self._wrong(f"has {tensor.name} out of place")
             end = tensor.end
 
@@ -276,10 +192,11 @@ class ImageFile:
         raise StoreError(f"{self._place} {problem}; it is packed again when the model is loaded")
 
 
-def found(images: Path, model: str) -> dict[str, int]:
-    """Precision -> bytes on the disk, of every image of a model; none of another layout is told apart."""
-    paths = sorted(images.glob(f"{model.replace(':', '-')}.*/image"))
-    return {path.parent.name.partition(".")[2]: path.stat().st_size for path in paths}
+def found(images: Path, model: str = "") -> Iterator[Place]:
+    """Every image, or those of one model, of whatever layout."""
+    for path in sorted(images.glob(f"{model.replace(':', '-') or '*'}.*/image")):
+        hashed, _, precision = path.parent.name.partition(".")
+        yield Place(images, Label(hashed.replace("-", ":"), precision, ""))
 
 
 def sweep(images: Path, models: Collection[str]) -> None:
@@ -289,11 +206,3 @@ def sweep(images: Path, models: Collection[str]) -> None:
     for folder in images.iterdir():
         if folder.name.partition(".")[0] not in keep:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _tensors(header: Header) -> int:
-    return sum(len(extent.tensors) for extent in header.extents)
-
-
-def _whole(size: int, unit: int) -> int:
-    return -(-size // unit) * unit

@@ -56,6 +56,8 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 FinishReason = Literal["stop", "length", "abort", "error"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
+"""Of a model's weights. int8 and int4 are decoders' on the compiled kernels; what else there is, is as for auto."""
 
 # --- daemon -> worker ----------------------------------------------------------------------------------
 
@@ -67,7 +69,7 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Key of this loaded model, chosen by the daemon (name, digest, dtype); opaque to the worker."""
     files: dict[str, str]
     """Name inside the checkpoint ('config.json', 'model.safetensors') -> absolute path of the blob."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     images: str = ""
     """Folder of packed weights (store/images.py); empty: they are packed in memory, as a variant's own are."""
     digest: str = ""

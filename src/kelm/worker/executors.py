@@ -15,10 +15,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from kelm.config import ROUNDED_DTYPES
 from kelm.errors import UnsupportedModel
+from kelm.models.blueprint import read_config
 from kelm.models.native.decoder import NativeDecoder
 from kelm.models.native.opening import Images, NativeOutline, load_native, outline
 from kelm.models.native.variant import lay_over as lay_over_native
@@ -108,6 +111,7 @@ def _open_torch(command: Load, progress: Progress) -> Opened:
     from kelm.models.loader import load
     from kelm.models.quantization import FIELD
 
+    command = _for_torch(command)
     try:
         model = load(command.files, command.dtype, progress)
     except UnsupportedModel as no_native_family:
@@ -115,6 +119,20 @@ def _open_torch(command: Load, progress: Progress) -> Opened:
             raise
         return _open_fallback(command, no_native_family)
     return replace(_opened(command, model), lay_over=lambda variant: _lay_over(model, command, variant))
+
+
+def _for_torch(command: Load) -> Load:
+    """Raises UnsupportedModel: only the compiled kernels round weights as they load. Encoders keep their precision."""
+    if command.dtype not in ROUNDED_DTYPES:
+        return command
+    from kelm.models.encoder_families import ENCODER_FAMILIES
+
+    if read_config(command.files).text("model_type", "") not in ENCODER_FAMILIES:
+        raise UnsupportedModel(
+            f"dtype {command.dtype} is for decoders that the compiled kernels run, and they can't run this model: set "
+            "dtype to auto, or make a smaller model with `kelm compress`"
+        )
+    return msgspec.structs.replace(command, dtype="auto")
 
 
 def _lay_over(base: Model, below: Load, command: Load) -> LaidOver:

@@ -24,16 +24,25 @@ from kelm.ops.step import HEAD_DIM_MOST, KV_ITEM_BYTES
 
 log = logging.getLogger(__name__)
 
-PRECISIONS: dict[str, Precision] = {"float32": "float32", "bfloat16": "bfloat16"}
+_PRECISIONS: dict[str, Precision] = {"float32": "float32", "bfloat16": "bfloat16"}
+_ROUNDED: dict[str, Precision] = {"int8": "int8", "int4": "int4"}
+"""Dtypes of linears and tables alone; the rest is as for auto."""
 _FORMATS = {"float32": "float32", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
 class NativeOutline:
-    """A checked decoder whose weights have not been read. ``dtype``: of what isn't quantized, and of KV."""
+    """A checked decoder whose weights have not been read. ``dtype``: of KV, and of weights that nothing rounds to
+    ``rounded``."""
 
     blueprint: Blueprint[TensorIndex]
     dtype: str
+    rounded: Precision | None = None
+
+    @property
+    def precision(self) -> Precision:
+        """Of the matrices that aren't quantized in the checkpoint."""
+        return self.rounded or _PRECISIONS[self.dtype]
 
     @property
     def kv_item_bytes(self) -> int:
@@ -56,9 +65,10 @@ class NativeOutline:
 
 def outline(files: Files, dtype: str) -> NativeOutline:
     """Raises UnsupportedModel when no decoder family can run it, ModelFormatError when a file is malformed."""
-    known_dtype(dtype)
+    rounded = _ROUNDED.get(dtype)
+    dtype = "auto" if rounded else known_dtype(dtype)
     blueprint = read_blueprint(files, lambda files, quantization: TensorIndex(files, quantization=quantization))
-    return NativeOutline(blueprint, blueprint.check(dtype))
+    return NativeOutline(blueprint, blueprint.check(dtype), rounded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +91,12 @@ def load_native(
     blueprint = found.blueprint
     weights = _weights(found, pool, progress, images)
     plan = make_plan(blueprint.spec, passes, embedding_scale(blueprint.spec.embedding_scale, found.dtype))
-    info = blueprint.info(found.dtype, size_bytes(weights, [*weights.matrices, *weights.vectors]))
+    info = blueprint.info(found.precision, size_bytes(weights, [*weights.matrices, *weights.vectors]))
     return NativeDecoder(blueprint.spec, plan, weights, info, pool)
 
 
 def _weights(found: NativeOutline, pool: native.Pool, progress: Progress, images: Images | None) -> Weights:
-    blueprint, precision = found.blueprint, PRECISIONS[found.dtype]
+    blueprint, precision = found.blueprint, found.precision
     source = Source(blueprint.index, blueprint.slots(), blueprint.spec.gated)
     if images is not None:
         try:

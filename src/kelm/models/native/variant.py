@@ -22,7 +22,7 @@ from kelm.models.graph.plan import make_plan
 from kelm.models.layers import Changes, Pair, check_layers, pairs_of, read_layers
 from kelm.models.layout import Slot
 from kelm.models.native.decoder import NativeDecoder
-from kelm.models.native.opening import PRECISIONS, NativeOutline, embedding_scale
+from kelm.models.native.opening import NativeOutline, embedding_scale
 from kelm.models.native.weights import InMemory, Progress, pack, size_bytes
 from kelm.models.packing import Source
 from kelm.models.tensor_index import TensorIndex
@@ -62,12 +62,12 @@ def lay_over(base: NativeDecoder, below: NativeOutline, files: Files, layers: Se
     }
     source = _ChangedSource(index, own, found.spec.gated, changes)
     additions = _Additions(source, pairs_of(slots, changes))
-    wanted = source.wanted(PRECISIONS[below.dtype]).values()
+    wanted = source.wanted(below.precision).values()
     own_bytes = sum(one.bytes for extent in wanted for one in extent) + additions.size_bytes
     shared = [name for name in slots if name not in own]
 
     def make(progress: Progress) -> NativeDecoder:
-        mine = pack(source, PRECISIONS[below.dtype], pool, progress)
+        mine = pack(source, below.precision, pool, progress)
         weights = InMemory(
             {name: base.weights.matrices[name] for name in shared if name in base.weights.matrices} | mine.matrices,
             {name: base.weights.vectors[name] for name in shared if name in base.weights.vectors} | mine.vectors,
@@ -78,7 +78,7 @@ def lay_over(base: NativeDecoder, below: NativeOutline, files: Files, layers: Se
             embedding_scale=embedding_scale(found.spec.embedding_scale, below.dtype),
             additions=additions.ops(),
         )
-        info = replace(found.info(below.dtype, own_bytes), shared_bytes=size_bytes(base.weights, shared))
+        info = replace(found.info(below.precision, own_bytes), shared_bytes=size_bytes(base.weights, shared))
         return NativeDecoder(found.spec, plan, weights, info, pool)
 
     return LaidOver(own_bytes, make)

@@ -13,7 +13,7 @@ from kelm.models.packing import VECTOR, Precision, Source
 from kelm.ops import packed
 from kelm.ops.native import Pool
 from kelm.ops.packed import Packed
-from kelm.store.images import TensorPlace
+from kelm.store.image_header import TensorPlace
 
 Progress = Callable[[int, int], None]
 
