@@ -24,6 +24,7 @@ CONFIG_FILE = "config.yaml"
 ELSEWHERE = {"isa"}
 """KELM_* that are no settings: a developer's, read where they act (kelm.ops.native)."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+EXECUTORS = ("auto", "native", "torch")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -35,6 +36,8 @@ class Settings:
     host: str
     port: int
     dtype: str
+    executor: str
+    """What runs decoders; auto: native where it can, else torch."""
     threads: int
     """Threads of the serving worker; default: affinity and cgroup quota."""
     memory: int
@@ -208,6 +211,7 @@ OPTIONS: dict[str, Option] = {
         Option("host", _text, _fixed("127.0.0.1")),
         Option("port", _number(limits.PORT), _fixed(limits.PORT.default)),
         Option("dtype", _one_of(DTYPES), _fixed("auto")),
+        Option("executor", _one_of(EXECUTORS), _fixed("auto")),
         Option("threads", _number(limits.THREADS), machine.default_threads),
         Option("memory", parse_memory, lambda: parse_memory(limits.MEMORY_SHARE.default)),
         Option("job_threads", _number(limits.THREADS), machine.default_threads),

@@ -194,6 +194,9 @@ TEMPLATE_OUTPUT_BYTES = _int("template_output", 1, 64 * MIB, 16 * MIB, "bytes", 
 # --- Files (untrusted) -----------------------------------------------------------------------------------
 SAFETENSORS_HEADER_BYTES = _int("header", 8, 16 * MIB, None, "bytes", "parsed before anything is mapped")
 SAFETENSORS_TENSORS = _int("tensors", 0, 100_000, None, "tensors", "as many dictionary entries")
+IMAGE_HEADER_BYTES = _int("header", 2, 16 * MIB, None, "bytes", "of an image; parsed before the rest is mapped")
+IMAGE_EXTENTS = _int("extents", 0, 4096, None, "extents", "of an image: one for each layer and each table")
+IMAGE_TENSORS = _int("tensors", 0, 100_000, None, "tensors", "of an image, as many arrays")
 CONFIG_BYTES = _int("config.json", 2, 4 * MIB, None, "bytes", "parsed in the daemon")
 TOKENIZER_BYTES = _int("tokenizer.json", 2, 128 * MIB, None, "bytes", "the largest known is about 35 MB")
 VOCAB = _int("vocab_size", 1, 4 * MIB, None, "tokens", "rows of the embedding")

@@ -185,7 +185,8 @@ def test_in_the_foreground_until_a_signal(tmp_path: Path) -> None:
         deadline = time.monotonic() + 60
         while True:
             done = place.kelm("ps", "--models", "--json")
-            if done.returncode == 0 and [row["state"] for row in json.loads(done.stdout)] == ["resident"]:
+            rows = json.loads(done.stdout) if done.returncode == 0 else []
+            if ("tiny:latest", "resident") in [(row["name"], row["state"]) for row in rows]:
                 break
             assert daemon.poll() is None and time.monotonic() < deadline, done
         daemon.send_signal(signal.SIGTERM)

@@ -12,7 +12,7 @@ from kelm.models.families import FAMILIES
 from kelm.models.fields import Fields
 from kelm.models.loader import load
 from kelm.models.spec import DecoderSpec
-from kelm.ops.rope import LinearScaling, Llama3Scaling, Rope, YarnScaling
+from kelm.ops.rotation import LinearScaling, Llama3Scaling, Rope, YarnScaling
 
 SIZES = {
     "vocab_size": 100,

@@ -20,8 +20,8 @@ from kelm.errors import KelmError
 from kelm.models.families import FAMILIES
 from kelm.models.loader import load
 from kelm.models.spec import DecoderSpec, LayerSpec, Norm
-from kelm.ops.reference import Activation
-from kelm.ops.rope import LinearScaling, Llama3Scaling, Rope, YarnScaling
+from kelm.ops.activation import Activation
+from kelm.ops.rotation import LinearScaling, Llama3Scaling, Rope, YarnScaling
 
 IDS = torch.randint(97, (1, 120), generator=torch.Generator().manual_seed(3))
 LITERALS = {"norm": get_args(Norm), "activation": get_args(Activation)}

@@ -16,7 +16,7 @@ from kelm.errors import KelmError
 from kelm.models.encoder_families import ENCODER_FAMILIES, EncoderFamily
 from kelm.models.encoder_spec import EncoderSpec, Head, Output, Pooling
 from kelm.models.loader import load
-from kelm.ops.reference import Activation
+from kelm.ops.activation import Activation
 
 LITERALS = {"activation": Activation, "head_activation": Activation, "pooling": Pooling, "output": Output, "head": Head}
 CASES = [(family, head, seed) for seed in range(2) for family in CONFIGS for head in HEADS]

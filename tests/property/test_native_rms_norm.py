@@ -154,8 +154,9 @@ def isa_under(value: str) -> subprocess.CompletedProcess[str]:
 
 @needs_native
 def test_kelm_isa_lowers_the_instruction_set_and_nothing_else() -> None:
-    for name in native.machine_isas():
+    for name in set(native.machine_isas()) - {"amx_emulated"}:
         assert isa_under(name).stdout.strip() == name
+    assert "KELM_ISA is 'amx_emulated'" in isa_under("amx_emulated").stderr
     unknown = isa_under("mmx")
     assert unknown.returncode != 0
     assert "KELM_ISA is 'mmx'; this machine has portable" in unknown.stderr

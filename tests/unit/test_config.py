@@ -32,6 +32,7 @@ def test_every_setting_has_all_three_spellings(tmp_path: Path) -> None:
         "host": "localhost",
         "port": 1234,
         "dtype": "float32",
+        "executor": "torch",
         "threads": 3,
         "memory": "1GiB",
         "job_threads": 2,

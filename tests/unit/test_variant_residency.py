@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from kelm.testing.checkpoints import write_llama
 from kelm.testing.hash_model import HashModel, open_hash_model
 from kelm.wire.messages import Load, Sampling, Submit
 from kelm.worker.engine import Engine
-from kelm.worker.executors import open_checkpoint
+from kelm.worker.executors import Checkpoints, open_checkpoint
 from kelm.worker.residency import Residency
 from kelm.worker.settings import EngineSettings
 
@@ -106,7 +107,7 @@ def test_the_base_takes_its_variants_along(store: Store) -> None:
 
 
 def test_a_variant_is_in_the_precision_of_its_base(store: Store) -> None:
-    residency = Residency(KIND, open_checkpoint)
+    residency = Residency(KIND, Checkpoints(replace(KIND, executor="torch")))
     residency.load(load(store, "toy", dtype="bfloat16"), no_progress)
     made = residency.load(load(store, "toy@x"), no_progress)
     assert made.loaded.dtype == "bfloat16"

@@ -108,6 +108,7 @@ def serve(
     host: Annotated[Value, typer.Option(metavar="ADDRESS", help="listen here [127.0.0.1]")] = None,
     port: Annotated[Value, typer.Option(metavar="N", help="listen here; 0 takes a free one [8420]")] = None,
     dtype: Annotated[Value, typer.Option(metavar="TYPE", help="auto, float32, bfloat16, float16 [auto]")] = None,
+    executor: Annotated[Value, typer.Option(metavar="NAME", help="of decoders: auto, native, torch [auto]")] = None,
     threads: Annotated[Value, typer.Option(metavar="N", help="of the worker [what the machine grants]")] = None,
     memory: Annotated[Value, typer.Option(metavar="SIZE", help="8GiB, or a share of what is free [70%]")] = None,
     max_num_seqs: Annotated[Value, typer.Option(metavar="N", help="sequences in one step [64]")] = None,

@@ -36,8 +36,8 @@ const Kernel &kernel_of(Isa isa, Format format) {
 // neighbouring tiles. Nothing of this can be seen in the result.
 class Product {
   public:
-    Product(const Linear &op, const Kernel &kernel, int threads)
-        : op_(op), kernel_(kernel), most_(kernel.sizes[Kernel::kSizes - 1]), blocks_(op.weights.blocks()),
+    Product(const Linear &op, const Kernel &kernel, const RowOps &rows, int threads)
+        : op_(op), kernel_(kernel), rows_(rows), most_(kernel.sizes[Kernel::kSizes - 1]), blocks_(op.weights.blocks()),
           panel_row_(kernel.row_bytes * blocks_), chunk_rows_(chunk_rows()),
           tiles_(op.rows == 1 ? kernel.one_row_tiles : kernel.tiles) {
         const std::int64_t chunks = (op.rows + chunk_rows_ - 1) / chunk_rows_;
@@ -46,6 +46,7 @@ class Product {
         // Pieces of some 20 us, and at least a few for each thread.
         const std::int64_t few = std::max<std::int64_t>(1, steps * chunks / (4 * threads));
         piece_tiles_ = tiles_ * std::max<std::int64_t>(1, std::min(few, kPieceWork / step_work));
+        if (pairs() && piece_tiles_ % 2) ++piece_tiles_;
         pieces_per_chunk_ = (op.weights.tiles() + piece_tiles_ - 1) / piece_tiles_;
         pieces_ = pieces_per_chunk_ * chunks;
     }
@@ -63,6 +64,11 @@ class Product {
     }
 
   private:
+    struct Tiles {
+        std::int64_t first;
+        int count;
+    };
+
     static constexpr std::int64_t kPieceWork = 200000;
     static constexpr std::int64_t kAlone = 8192;  // activations that are packed before another thread has woken up
 
@@ -91,7 +97,8 @@ class Product {
         const std::int64_t first = index % pieces_per_chunk_ * piece_tiles_;
         const std::int64_t end = std::min(first + piece_tiles_, op_.weights.tiles());
         for (std::int64_t tile = first; tile < end;) {
-            const int tiles = tile + tiles_ <= end ? tiles_ : 1;
+            const bool fits = tile + tiles_ <= end && (!pairs() || tiles_ % 2 == 0);
+            const int tiles = fits ? tiles_ : pairs() ? 2 : 1;
             step(row, rows, tile, tiles);
             tile += tiles;
         }
@@ -100,17 +107,23 @@ class Product {
     void step(std::int64_t row, std::int64_t rows, std::int64_t tile, int tiles) const {
         alignas(64) float sums[kMostRows * kMostTiles * kTile];
         const std::int64_t width = tiles * kTile;
-        std::fill(sums, sums + (rows / most_ * most_ + size_of(rows % most_)) * width, 0.0f);
+        const std::int64_t last = rows % most_;
+        std::fill(sums, sums + (rows - last + (last ? size_of(last) : 0)) * width, 0.0f);
         const std::int64_t bytes = block_bytes(op_.weights.format);
         const std::int64_t at_once = rows <= most_ ? blocks_ : std::max<std::int64_t>(1, kernel_.chunk_bytes / bytes);
-        for (std::int64_t block = 0; block < blocks_; block += at_once)
-            multiply(row, rows, tile, tiles, block, std::min(at_once, blocks_ - block), sums);
+        const int together = tiles == tiles_ ? tiles : 1;
+        for (int t = 0; t < tiles; t += together)
+            for (std::int64_t block = 0; block < blocks_; block += at_once)
+                multiply(row, rows, {tile + t, together}, block, std::min(at_once, blocks_ - block), sums + t * kTile,
+                         width);
         for (std::int64_t r = 0; r < rows; ++r) store(row + r, tile, tiles, sums + r * width);
     }
 
     // All panels of the chunk over the same part of the weights. Each fetches its share of the next part.
-    void multiply(std::int64_t row, std::int64_t rows, std::int64_t tile, int tiles, std::int64_t block,
-                  std::int64_t count, float *sums) const {
+    void multiply(std::int64_t row, std::int64_t rows, Tiles of, std::int64_t block, std::int64_t count, float *sums,
+                  std::int64_t width) const {
+        const std::int64_t tile = of.first;
+        const int tiles = of.count;
         const std::int64_t bytes = block_bytes(op_.weights.format), tile_bytes = op_.weights.tile_bytes();
         const std::uint8_t *weights = op_.weights.data + tile * tile_bytes + block * bytes, *next = nullptr;
         std::int64_t share = 0;
@@ -123,18 +136,31 @@ class Product {
         for (std::int64_t r = 0; r < rows; r += most_) {
             const int size = size_of(std::min<std::int64_t>(most_, rows - r));
             const std::uint8_t *panel = panels_ + (row + r) * panel_row_ + block * size * kernel_.row_bytes;
-            kernel_.multiply({weights, tile_bytes, tiles, panel, size, count, sums + r * tiles * kTile, tiles * kTile,
+            kernel_.multiply({weights, tile_bytes, tiles, panel, size, count, sums + r * width, width,
                               next ? next + r / most_ * share * kLine : nullptr, share});
         }
     }
 
-    void store(std::int64_t row, std::int64_t tile, int tiles, const float *sums) const {
+    bool pairs() const { return op_.epilogue == Epilogue::gate; }
+
+    void store(std::int64_t row, std::int64_t tile, int tiles, float *sums) const {
         const std::int64_t first = tile * kTile, count = std::min(tiles * kTile, op_.weights.outputs - first);
-        float *out = op_.out + row * op_.out_step + first;
         if (op_.bias)
-            for (std::int64_t i = 0; i < count; ++i) out[i] = sums[i] + op_.bias[first + i];
-        else
-            std::copy(sums, sums + count, out);
+            for (std::int64_t i = 0; i < count; ++i) sums[i] += op_.bias[first + i];
+        if (pairs()) return finish(sums, op_.out + row * op_.out_step, first / 2, count / 2);
+        finish(sums, op_.out + row * op_.out_step, first, count);
+    }
+
+    // Columns [first, first + count) of a row.
+    void finish(const float *made, float *out, std::int64_t first, std::int64_t count) const {
+        if (op_.epilogue == Epilogue::none) {
+            std::copy(made, made + count, out + first);
+            return;
+        }
+        count = std::min(count, op_.columns - first);
+        if (op_.epilogue == Epilogue::add) rows_.add(made, count, out + first);
+        else if (op_.epilogue == Epilogue::activate) rows_.activate(made, count, op_.activation, out + first);
+        else rows_.gate(made, count, op_.activation, out + first);
     }
 
     static constexpr std::int64_t kMostRows = 192, kMostTiles = 2,  // or one row of more tiles
@@ -142,6 +168,7 @@ class Product {
 
     const Linear &op_;
     const Kernel &kernel_;
+    const RowOps &rows_;
     const std::int64_t most_, blocks_, panel_row_, chunk_rows_;
     const int tiles_;
     std::int64_t piece_tiles_, pieces_per_chunk_, pieces_;
@@ -152,7 +179,7 @@ class Product {
 
 void linear(Pool::Turn &turn, Isa isa, const Linear &op) {
     if (op.rows == 0 || op.weights.outputs == 0) return;
-    Product(op, kernel_of(isa, op.weights.format), turn.threads()).run(turn);
+    Product(op, kernel_of(isa, op.weights.format), row_ops_of(isa), turn.threads()).run(turn);
 }
 
 }  // namespace kelm

@@ -1,4 +1,4 @@
-// kelm._native. This unit and module_linear.cpp are the only ones that know Python: they check shapes, let the
+// kelm._native. The units named module*.cpp are the only ones that know Python: they check shapes, let the
 // interpreter go on, and call a kernel.
 #include "module.hpp"
 
@@ -53,4 +53,5 @@ NB_MODULE(_native, m) {
     m.def("rms_norm", &kelm::rms_norm, nanobind::arg("x").noconvert(), nanobind::arg("weight").noconvert(),
           nanobind::arg("out").noconvert(), nanobind::arg("eps"), nanobind::arg("unit_offset"), nanobind::arg("isa"));
     kelm::bind_linear(m);
+    kelm::bind_step(m);
 }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "isa.hpp"
+#include "packed.hpp"
 
 namespace kelm {
 
@@ -38,6 +39,27 @@ inline Isa isa_of(int isa) {
     return static_cast<Isa>(isa);
 }
 
+inline Packed packed_shape(const std::uint8_t *data, std::int64_t outputs, std::int64_t inputs, int format) {
+    require(format >= 0 && format < kFormats, "no such format: " + std::to_string(format));
+    require(outputs >= 0 && outputs <= kMostOutputs && inputs >= 1 && inputs <= kMostInputs,
+            "a matrix of " + std::to_string(outputs) + " outputs and " + std::to_string(inputs) +
+                " inputs; outputs are 0 to 2^32, inputs 1 to 2^24");
+    return {data, outputs, inputs, static_cast<Format>(format)};
+}
+
+template <typename Array>
+Packed packed_of(const Array &data, std::int64_t outputs, std::int64_t inputs, int format) {
+    const Packed packed = packed_shape(data.data(), outputs, inputs, format);
+    require(static_cast<std::int64_t>(data.shape(0)) == packed.bytes() && contiguous_rows(data),
+            "data has " + std::to_string(data.shape(0)) + " bytes, the matrix " + std::to_string(packed.bytes()) +
+                " contiguous ones");
+    // Nothing lies anywhere: an empty array's address is its library's choice.
+    require(packed.bytes() == 0 || reinterpret_cast<std::uintptr_t>(data.data()) % kLine == 0,
+            "data must start on a line of 64 bytes");
+    return packed;
+}
+
 void bind_linear(nb::module_ &m);
+void bind_step(nb::module_ &m);
 
 }  // namespace kelm

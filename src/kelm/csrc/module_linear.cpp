@@ -17,24 +17,6 @@ using NewData = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::device::cpu>;
 using Ids = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::device::cpu>;
 using Matrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::device::cpu>;
 
-Packed shape(const std::uint8_t *data, std::int64_t outputs, std::int64_t inputs, int format) {
-    require(format >= 0 && format < kFormats, "no such format: " + std::to_string(format));
-    require(outputs >= 0 && outputs <= kMostOutputs && inputs >= 1 && inputs <= kMostInputs,
-            "a matrix of " + std::to_string(outputs) + " outputs and " + std::to_string(inputs) +
-                " inputs; outputs are 0 to 2^32, inputs 1 to 2^24");
-    return {data, outputs, inputs, static_cast<Format>(format)};
-}
-
-template <typename Array>
-Packed packed_of(const Array &data, std::int64_t outputs, std::int64_t inputs, int format) {
-    const Packed packed = shape(data.data(), outputs, inputs, format);
-    require(static_cast<std::int64_t>(data.shape(0)) == packed.bytes() && contiguous_rows(data),
-            "data has " + std::to_string(data.shape(0)) + " bytes, the matrix " + std::to_string(packed.bytes()) +
-                " contiguous ones");
-    require(reinterpret_cast<std::uintptr_t>(data.data()) % kLine == 0, "data must start on a line of 64 bytes");
-    return packed;
-}
-
 Element element_of(const Matrix &rows) {
     const auto type = rows.dtype();
     const auto code = static_cast<nb::dlpack::dtype_code>(type.code);
@@ -86,7 +68,7 @@ void multiply(Pool &pool, ConstRows2 x, Data data, std::int64_t outputs, int for
             "bias must be one contiguous value for each of " + std::to_string(outputs) + " outputs");
     require(contiguous_rows(x) && contiguous_rows(out), "the last dimension must be contiguous");
     const Linear op{x.data(),  rows,          x.stride(0), packed, bias ? bias->data() : nullptr,
-                    out.data(), out.stride(0)};
+                    out.data(), out.stride(0), Epilogue::none, Activation::none, 0};
     const nb::gil_scoped_release release;
     Pool::Turn turn(pool);
     linear(turn, chosen, op);
@@ -114,7 +96,7 @@ void bind_linear(nb::module_ &m) {
              nb::arg("threads"))
         .def_prop_ro("threads", &Pool::threads);
     m.def("packed_bytes", [](std::int64_t outputs, std::int64_t inputs, int format) {
-        return shape(nullptr, outputs, inputs, format).bytes();
+        return packed_shape(nullptr, outputs, inputs, format).bytes();
     });
     m.def("pack", &pack_rows, nb::arg("pool"), nb::arg("rows").noconvert(), nb::arg("to").noconvert(),
           nb::arg("format"));

@@ -142,16 +142,16 @@ bool pack(Pool::Turn &turn, const Rows &rows, const Packed &packed, std::uint8_t
     return good.load();
 }
 
+void unpack_row(const Packed &packed, std::int64_t id, float *out) {
+    const std::int64_t width = block_inputs(packed.format);
+    const std::uint8_t *tile = packed.data + id / kTile * packed.tile_bytes();
+    for (std::int64_t i = 0; i < packed.inputs; ++i)
+        out[i] = unpacked(packed, tile + i / width * block_bytes(packed.format), id % kTile, i % width);
+}
+
 void unpack(Pool::Turn &turn, const Packed &packed, const std::int64_t *ids, std::int64_t count, float *out,
             std::int64_t out_step) {
-    const std::int64_t width = block_inputs(packed.format);
-    turn.run(count, [&](std::int64_t row) {
-        const std::uint8_t *tile = packed.data + ids[row] / kTile * packed.tile_bytes();
-        for (std::int64_t i = 0; i < packed.inputs; ++i) {
-            const std::uint8_t *block = tile + i / width * block_bytes(packed.format);
-            out[row * out_step + i] = unpacked(packed, block, ids[row] % kTile, i % width);
-        }
-    });
+    turn.run(count, [&](std::int64_t row) { unpack_row(packed, ids[row], out + row * out_step); });
 }
 
 }  // namespace kelm

@@ -63,5 +63,6 @@ bool pack(Pool::Turn &turn, const Rows &rows, const Packed &packed, std::uint8_t
 // out[i] = row ids[i] of the matrix as float, exactly. Every id must be in range.
 void unpack(Pool::Turn &turn, const Packed &packed, const std::int64_t *ids, std::int64_t count, float *out,
             std::int64_t out_step);
+void unpack_row(const Packed &packed, std::int64_t id, float *out);
 
 }  // namespace kelm

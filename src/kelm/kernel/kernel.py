@@ -344,11 +344,12 @@ class Kernel:
 
 def worker_command(settings: Settings) -> list[str]:
     """The serving worker's command line (worker/command_line.py reads it); its socket's descriptor comes after it."""
-    numbers = {
+    given = {
         "memory-bytes": settings.memory,
         "threads": settings.threads,
         "max-num-seqs": settings.max_num_seqs,
         "step-tokens": settings.step_tokens,
+        "executor": settings.executor,
     }
-    flags = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
+    flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     return [sys.executable, "-m", "kelm.worker", *flags]

@@ -297,7 +297,10 @@ class Models:
 
     def _command(self, key: str, base: str | None, manifest: Manifest) -> Load:
         files, layers = self._store.paths(manifest), list(self._store.layer_paths(manifest))
-        return Load(model=key, files=files, dtype=self._dtype, base=base, layers=layers)
+        images = str(self._store.home.images)
+        return Load(
+            model=key, files=files, dtype=self._dtype, images=images, digest=manifest.digest, base=base, layers=layers
+        )
 
 
 def _series(name: str) -> str:

@@ -27,7 +27,7 @@ from kelm.text.grammar import FILE as GRAMMAR
 from kelm.text.tokenizer import Tokenizer
 from kelm.wire.messages import Encode, Load, Loaded
 from kelm.worker.engine import Engine
-from kelm.worker.executors import open_checkpoint
+from kelm.worker.executors import Checkpoints
 from kelm.worker.settings import EngineSettings
 
 COMPLETION_TOKENS = 16
@@ -42,7 +42,7 @@ class LLM:
     """A model of the store (pulled if it isn't there and looks like ``org/name``), or a variant of one
     (``base@variant``, ``base@variant:version``), resident until ``close``.
 
-    ``settings``: any setting of config.py (dtype, threads, memory, max_num_seqs, step_tokens, home, ...); what is
+    ``settings``: any setting of config.py (dtype, executor, threads, memory, step_tokens, home, ...); what is
     not given comes from the environment and KELM_HOME/config.yaml. Calls from several threads take turns.
     Raises ModelNotFound, ModelFormatError, UnsupportedModel, OutOfMemory, ConfigError.
     """
@@ -61,6 +61,7 @@ class LLM:
             threads=chosen.threads,
             max_num_seqs=chosen.max_num_seqs,
             step_tokens=chosen.step_tokens,
+            executor=chosen.executor,
         )
         self._own = _own_defaults(files)
         self._grammar = (Path(files[GRAMMAR]).read_text("utf-8").strip() or None) if GRAMMAR in files else None
@@ -131,7 +132,7 @@ class LLM:
 
     def _bring_up(self, loads: Sequence[Load], settings: EngineSettings) -> tuple[Engine, Loaded]:
         """An engine with the model in it, in this process. ``loads``: of the model, behind that of its base."""
-        engine = Engine(settings, open_checkpoint, self._runner.report)
+        engine = Engine(settings, Checkpoints(settings), self._runner.report)
         return engine, [engine.load(load) for load in loads][-1]
 
     def _run(self, asks: list[Ask], watch: Watch = lambda step: None) -> list[Completion]:
@@ -193,7 +194,16 @@ def _loads(store: Store, manifest: Manifest, dtype: Dtype) -> list[Load]:
     below = _loads(store, manifest.base, dtype) if isinstance(manifest, Variant) else []
     base = below[-1].model if below else None
     files, layers = store.paths(manifest), list(store.layer_paths(manifest))
-    return [*below, Load(model=manifest.name, files=files, dtype=dtype, base=base, layers=layers)]
+    load = Load(
+        model=manifest.name,
+        files=files,
+        dtype=dtype,
+        images=str(store.home.images),
+        digest=manifest.digest,
+        base=base,
+        layers=layers,
+    )
+    return [*below, load]
 
 
 def _own_defaults(files: Mapping[str, str]) -> dict[str, Any]:

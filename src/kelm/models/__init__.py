@@ -7,7 +7,8 @@
     part.py        a run of layers, for a process that holds no more
     family_layouts.py   what checkpoints call those tensors
     heads.py       pooling, classifiers and masked LMs on an encoder; sentence.py sentence-transformers' settings
-    weights.py     safetensors, checked against that before a byte is allocated
+    tensor_index.py     safetensors, checked against that before a byte is allocated; weights.py reads them for torch
+    images.py      weights packed for the compiled kernels, on disk; packing.py what is packed and how
     decoder.py     the forward pass over paged KV (the Executor of batch.py); encoder.py for encoders
     batch.py       the contract with the worker; info.py what a model says of itself
     fallback.py    whatever else transformers can build, through hf_folder.py

@@ -23,7 +23,8 @@ from kelm.models.spec import DecoderSpec, LayerSpec
 from kelm.ops import paged
 from kelm.ops import reference as ops
 from kelm.ops.norms import rms_norm
-from kelm.ops.rope import Rope, RopeTable, rotate
+from kelm.ops.rope import RopeTable, rotate
+from kelm.ops.rotation import Rope
 
 Turns = Mapping[Rope, tuple[Tensor, Tensor]]
 """cos and sin of the rows, for each kind of rotation."""

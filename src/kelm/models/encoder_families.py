@@ -12,7 +12,7 @@ from kelm.models.encoder_spec import EncoderSpec, Head, Output
 from kelm.models.families import read_activation
 from kelm.models.fields import Fields
 from kelm.models.sentence import Sentence
-from kelm.ops.reference import Activation
+from kelm.ops.activation import Activation
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kelm.ops.reference import Activation
+from kelm.ops.activation import Activation
 
 Head = Literal["none", "classify", "token_classify", "fill_mask"]
 """What stands on the encoder: nothing, a classifier on the first token, one on every token, a masked LM."""

@@ -16,8 +16,8 @@ from kelm.models.fields import Fields
 from kelm.models.layout import Layout
 from kelm.models.rope_config import read_rope, stretched_tokens
 from kelm.models.spec import DecoderSpec, LayerSpec
-from kelm.ops.reference import Activation
-from kelm.ops.rope import Rope
+from kelm.ops.activation import Activation
+from kelm.ops.rotation import Rope
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,13 @@ matrix, so are gate and up.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from kelm.models.part import Part
-from kelm.models.spec import DecoderSpec
+if TYPE_CHECKING:
+    from kelm.models.part import Part
+    from kelm.models.spec import DecoderSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,3 +146,13 @@ class _Slots:
         if spec.post_norms:
             found |= self.norm("post_mlp_norm", start + layout.post_mlp_norm, spec.hidden)
         return found
+
+
+def aliases(wanted: Mapping[str, Slot], others: Iterable[Mapping[str, Slot]]) -> dict[str, str]:
+    """The same slots under other prefixes: name there -> name here."""
+    return {
+        alias: name
+        for other in others
+        for slot in wanted
+        for alias, name in zip(other[slot].names, wanted[slot].names, strict=True)
+    }

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kelm.errors import ModelFormatError, UnsupportedModel
-from kelm.limits import VOCAB
+from kelm.errors import UnsupportedModel
+from kelm.models.blueprint import Files, known_dtype, read_blueprint, read_config
 from kelm.models.decoder import LoadedDecoder
 from kelm.models.encoder import LoadedEncoder
 from kelm.models.encoder_families import ENCODER_FAMILIES, EncoderFamily, read_labels
 from kelm.models.encoder_layout import encoder_slots
-from kelm.models.families import find_family
-from kelm.models.fields import Fields, read_json
+from kelm.models.fields import Fields
 from kelm.models.info import ModelInfo
-from kelm.models.layout import Slot, slots
+from kelm.models.layout import Slot, aliases
 from kelm.models.part import Part
-from kelm.models.quantization import FIELD, Quantization, read_quantization
+from kelm.models.quantization import FIELD, read_quantization
 from kelm.models.sentence import mask_token, read_sentence
 from kelm.models.spec import DecoderSpec
 from kelm.models.weights import DTYPES, Checkpoint, Progress, parameters, weight_bytes
 from kelm.ops.quantized import Weight
-
-Files = Mapping[str, str]
-"""Name in the checkpoint ('config.json') -> path."""
-
 
 Model = LoadedDecoder | LoadedEncoder
 
@@ -87,8 +82,9 @@ def load(files: Files, dtype: str = "auto", progress: Progress | None = None) ->
 
     Raises UnsupportedModel when no native family can run it, ModelFormatError when a file is malformed.
     """
+    known_dtype(dtype)
     found = plan(files)
-    kind = found.check(_known(dtype))
+    kind = found.check(dtype)
     return found.make(found.checkpoint.read(found.wanted, kind, progress), kind)
 
 
@@ -101,64 +97,41 @@ def load_part(files: Files, dtype: str, part: Part, progress: Progress | None = 
 
 def outline(files: Files, dtype: str = "auto") -> Outline:
     """What kind of decoder the files hold, and how large its parts are. Raises as ``load``, for encoders too."""
+    known_dtype(dtype)
     found = plan(files)
     if not isinstance(found, DecoderPlan):
         raise UnsupportedModel("this is an encoder; decoders can be split by layers")
-    return Outline(found, found.check(_known(dtype)))
-
-
-def _known(dtype: str) -> str:
-    if dtype != "auto" and dtype not in DTYPES:
-        raise UnsupportedModel(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
-    return dtype
+    return Outline(found, found.check(dtype))
 
 
 def plan(files: Files) -> Plan:
     """Reads config.json and the weights' headers. Raises as ``load``."""
-    if "config.json" not in files:
-        raise ModelFormatError("config.json is missing; it says what kind of model this is")
-    config = read_json(files["config.json"], "config.json")
+    config = read_config(files)
     quantization = read_quantization(config)
     encoder = ENCODER_FAMILIES.get(config.text("model_type", ""))
     if encoder is None:
-        return _decoder(config, files, quantization)
+        return _decoder(files)
     if quantization is not None:
         raise UnsupportedModel(f"config.json: {FIELD} is set; native encoders read float weights")
     return _encoder(encoder, config, files)
 
 
-def _decoder(config: Fields, files: Files, quantization: Quantization | None) -> Plan:
-    family = find_family(config)
-    spec, layout = family.read(config), family.layout
-    checkpoint = Checkpoint(files, quantization=quantization)
-    prefix = checkpoint.prefix(layout.prefixes, f"{layout.embed}.weight")
-    wanted = slots(spec, layout, prefix)
-    context, eos_ids = family.context(config), _eos_ids(config, files)
+def _decoder(files: Files) -> Plan:
+    found = read_blueprint(files, lambda files, quantization: Checkpoint(files, quantization=quantization))
 
     def make(weights: Mapping[str, Weight], kind: torch.dtype, part: Part | None = None) -> LoadedDecoder:
-        info = ModelInfo(
-            kind="decoder",
-            architecture=family.architecture,
-            dtype=quantization.label if quantization is not None else str(kind).removeprefix("torch."),
-            parameters=parameters(wanted),
-            weight_bytes=weight_bytes(weights.values()),
-            max_context_tokens=context,
-            vocab=spec.vocab,
-            hidden=spec.hidden,
-            tasks=("generate",),
-            eos_ids=eos_ids,
-        )
-        return LoadedDecoder(spec, weights, info, part)
+        info = found.info(str(kind).removeprefix("torch."), weight_bytes(weights.values()))
+        return LoadedDecoder(found.spec, weights, info, part)
 
-    others = (slots(spec, layout, other) for other in ("", *layout.prefixes))
+    wanted = found.slots()
     return DecoderPlan(
-        checkpoint=checkpoint,
+        checkpoint=found.index,
         wanted=wanted,
-        unused=layout.ignored + ((f"{layout.head}.weight",) if spec.tied else ()),
-        aliases=_aliases(wanted, others),
+        unused=found.unused,
+        aliases=found.aliases,
         make=make,
-        spec=spec,
-        slots_of=lambda part: slots(spec, layout, prefix, part),
+        spec=found.spec,
+        slots_of=found.slots,
         make_part=make,
     )
 
@@ -190,29 +163,4 @@ def _encoder(family: EncoderFamily, config: Fields, files: Files) -> Plan:
         return LoadedEncoder(spec, weights, info, mask_id)
 
     others = (encoder_slots(spec, layout, other) for other in ("", layout.prefix))
-    return Plan(checkpoint, wanted, layout.unused(spec), _aliases(wanted, others), make)
-
-
-def _aliases(wanted: Mapping[str, Slot], others: Iterable[Mapping[str, Slot]]) -> dict[str, str]:
-    """The same slots under other prefixes: name there -> name here."""
-    return {
-        alias: name
-        for other in others
-        for slot in wanted
-        for alias, name in zip(other[slot].names, wanted[slot].names, strict=True)
-    }
-
-
-def _eos_ids(config: Fields, files: Files) -> tuple[int, ...]:
-    name = "generation_config.json"
-    for fields in ([read_json(files[name], name)] if name in files else []) + [config]:
-        value = fields.raw("eos_token_id")
-        if value is not None:
-            return tuple(_token_id(fields, i) for i in (value if isinstance(value, list) else [value]))
-    return ()
-
-
-def _token_id(fields: Fields, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < VOCAB.most:
-        raise fields.wrong("eos_token_id", "a token id or a list of them")
-    return value
+    return Plan(checkpoint, wanted, layout.unused(spec), aliases(wanted, others), make)

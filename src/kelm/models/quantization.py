@@ -13,15 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from kelm.errors import ModelFormatError, UnsupportedModel
 from kelm.limits import QUANT_GROUP
 from kelm.models.fields import Fields
-from kelm.ops.quantized import QuantizedWeight
 from kelm.store.precision import label
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from kelm.ops.quantized import QuantizedWeight
 
 FIELD = "quantization_config"
 METHOD = "compressed-tensors"
@@ -59,11 +62,17 @@ class Quantization:
         self, modules: dict[str, int], columns: int, dtype: torch.dtype, tensor: Callable[[str], Tensor]
     ) -> QuantizedWeight:
         """The weight of ``modules`` (name -> rows), one after the other, in memory of its own."""
+        import torch
+
+        from kelm.ops.quantized import QuantizedWeight
+
         packed = torch.cat([self._bytes(module, (rows, columns), tensor) for module, rows in modules.items()])
         scale = torch.cat([tensor(f"{module}.weight_scale") for module in modules])
         return QuantizedWeight(packed, scale, self.bits, columns, self.group or columns, dtype)
 
     def _bytes(self, module: str, shape: tuple[int, int], tensor: Callable[[str], Tensor]) -> Tensor:
+        import torch
+
         if not self.packed:
             return tensor(f"{module}.weight").view(torch.uint8) ^ 128  # -128 ... 127 -> 0 ... 255
         written = tuple(tensor(f"{module}.weight_shape").tolist())

@@ -7,7 +7,7 @@ import math
 from kelm.errors import UnsupportedModel
 from kelm.limits import POSITIONS
 from kelm.models.fields import Fields
-from kelm.ops.rope import LinearScaling, Llama3Scaling, Rope, Scaling, YarnScaling
+from kelm.ops.rotation import LinearScaling, Llama3Scaling, Rope, Scaling, YarnScaling
 
 _KINDS = ("full_attention", "sliding_attention")
 _OLD_THETA = {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"}

@@ -11,8 +11,8 @@ from typing import Literal
 
 from kelm.models.batch import KVGroup
 from kelm.models.part import Part
-from kelm.ops.reference import Activation
-from kelm.ops.rope import Rope
+from kelm.ops.activation import Activation
+from kelm.ops.rotation import Rope
 
 Norm = Literal["rms", "rms_plus_one", "layer"]
 """rms_plus_one: RMS norm whose stored weight is the difference from 1 (Gemma)."""

@@ -47,6 +47,10 @@ class Extension(Protocol):
 
     def read_all(self, pool: Pool, data: Any) -> int: ...
 
+    def Step(  # noqa: N802
+        self, ops: Any, scalars: Any, buffers: Any, shapes: Any, matrices: list[Any], vectors: list[Any]
+    ) -> Any: ...
+
 
 @functools.cache
 def _extension() -> Extension | None:

@@ -18,8 +18,14 @@ Format = Literal["bf16", "int8", "int4"]
 FORMATS: tuple[Format, ...] = ("bf16", "int8", "int4")
 """Numbered as in csrc/packed.hpp."""
 
+TILE = 16
+"""Outputs of a tile (csrc/packed.hpp)."""
+
 LINE = 64
 """Bytes; packed data starts on one."""
+
+LAYOUT = 1
+"""Raised when the bytes of a packed matrix change: images are packed anew."""
 
 _VERSION = 1
 """Raised when a layout or an arithmetic changes."""

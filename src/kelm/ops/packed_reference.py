@@ -4,6 +4,8 @@ csrc/linear_kernels.hpp). Slow.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -102,7 +104,8 @@ def quantize_weights(rows: Floats, weights: Format) -> tuple[npt.NDArray[np.int8
     Raises:
         ValueError: a weight is not finite or too large.
     """
-    groups = flushed(padded(rows, TILE, BLOCK[weights])).reshape(-(-len(rows) // TILE) * TILE, -1, GROUP)
+    whole = padded(rows, TILE, BLOCK[weights])
+    groups = flushed(whole).reshape(len(whole), whole.shape[1] // GROUP, GROUP)
     limit = _LARGEST_F16 * (128 if weights == "int8" else 7)
     if not (np.abs(groups) <= limit).all():
         raise ValueError("a weight is not finite, or too large for the format")
@@ -117,7 +120,7 @@ def pack(rows: Floats, weights: Format) -> Bytes:
     """The bytes of packed.pack, for float32 rows."""
     if weights == "bf16":
         halves = round_bf16(padded(rows, TILE, BLOCK[weights])).view(np.uint32) >> np.uint32(16)
-        pairs = halves.astype("<u2").reshape(-(-len(rows) // TILE), TILE, -1, 2)
+        pairs = halves.astype("<u2").reshape(len(halves) // TILE, TILE, halves.shape[1] // 2, 2)
         return pairs.transpose(0, 2, 1, 3).reshape(-1).view(np.uint8)
     values, scales = quantize_weights(rows, weights)
     tiles, blocks = len(scales) // TILE, scales.shape[1] // 2
@@ -133,7 +136,7 @@ def _fours(values: npt.NDArray[np.int8], weights: Format, tiles: int, blocks: in
     lines = unsigned.reshape(tiles, TILE, blocks, 16, 4).transpose(0, 2, 3, 1, 4)
     if weights == "int4":
         lines = (lines[:, :, 0::2] | lines[:, :, 1::2] << 4).astype(np.uint8)
-    return lines.reshape(tiles, blocks, -1)
+    return lines.reshape(tiles, blocks, math.prod(lines.shape[2:]))
 
 
 def unpack(rows: Floats, weights: Format) -> Floats:
@@ -142,12 +145,13 @@ def unpack(rows: Floats, weights: Format) -> Floats:
         return round_bf16(rows)
     values, scales = quantize_weights(rows, weights)
     exact = values.astype(np.float32) * scales.astype(np.float32)[..., None]
-    return exact.reshape(len(values), -1)[: rows.shape[0], : rows.shape[1]]
+    return exact.reshape(len(values), scales.shape[1] * GROUP)[: rows.shape[0], : rows.shape[1]]
 
 
 def quantize_rows(x: Floats) -> tuple[npt.NDArray[np.int32], Floats]:
     """Activations [rows, inputs] as int8 values [rows, groups, 32] and scales [rows, groups]; inputs padded to 64."""
-    groups = flushed(padded(x, 1, BLOCK["int8"])).reshape(len(x), -1, GROUP)
+    whole = padded(x, 1, BLOCK["int8"])
+    groups = flushed(whole).reshape(len(x), whole.shape[1] // GROUP, GROUP)
     with np.errstate(all="ignore"):
         peaks = np.abs(groups).max(-1)
         finite = np.isfinite(groups).all(-1)

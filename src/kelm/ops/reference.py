@@ -14,19 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kelm.ops.activation import Activation
 from kelm.ops.quantized import QuantizedWeight, Weight
 
 ROW_BLOCK = 16
 NARROW = 16
 _LOGIT_CHUNK = 8192
-
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh"]
 
 
 def padded_rows(rows: int) -> int:

@@ -185,6 +185,7 @@ def _of_each(settings: Settings, replicas: int) -> dict[str, str]:
         "threads": str(max(1, settings.threads // replicas)),
         "memory": str(settings.memory // replicas),
         "dtype": settings.dtype,
+        "executor": settings.executor,
         "max_num_seqs": str(settings.max_num_seqs),
         "max_queued": str(settings.max_queued),
         "step_tokens": str(settings.step_tokens),

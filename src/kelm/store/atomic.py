@@ -6,9 +6,11 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from kelm.errors import StoreError
 
@@ -18,10 +20,18 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def write_file(path: Path, data: bytes) -> None:
     """Make ``path`` hold exactly ``data``; on any failure the old content stays, and no temp file."""
+    with replacing(path) as stream:
+        stream.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file, which takes the place of ``path`` when the block ends; if it fails, the old content stays, and no
+    temp file."""
     temp = path.parent / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
     try:
         with temp.open("xb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temp, path)  # noqa: PTH105  (named as the system call it is)
@@ -61,3 +71,10 @@ def disk_errors(what: str) -> Iterator[None]:
     except OSError as error:
         advice = "free space, or set KELM_HOME to a larger disk" if error.errno in _FULL else "check the folder"
         raise StoreError(f"{what}: {error.strerror or error}; {advice}") from error
+
+
+def check_space(folder: Path, wanted_bytes: int) -> None:
+    """Raises StoreError when the disk of ``folder`` has less left."""
+    free = shutil.disk_usage(folder).free
+    if wanted_bytes > free:
+        raise StoreError(f"no space: {wanted_bytes} bytes are needed, the disk of {folder} has {free} left")

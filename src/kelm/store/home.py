@@ -7,6 +7,7 @@
     blobs/.staging/<random>/         files on their way to be blobs; flocked by the process that writes them
     manifests/<name>/<tag>.json      which blobs make a model; org/name lies in the folder org--name
     variants/<name>/<tag>/<variant>.json   the history of a variant of that model (versions.py)
+    images/sha256-<hex>.<precision>/ weights of that model packed for the kernels (images.py); made anew when gone
     logs/                            the daemon's
 
 A home with an older VERSION is migrated step by step under the lock, VERSION last, so that an interrupted
@@ -45,6 +46,7 @@ class Home:
         self.staging = self.blobs / ".staging"
         self.manifests = root / "manifests"
         self.variants = root / "variants"
+        self.images = root / "images"
         self.logs = root / "logs"
         self.lock = root / "lock"
         wanted = VERSION + len(migrations) - len(MIGRATIONS)
@@ -53,7 +55,7 @@ class Home:
             if self._version() != wanted:
                 with locked(self.lock):
                     self._migrate(migrations, wanted)
-            for folder in (self.staging, self.manifests, self.variants, self.logs):
+            for folder in (self.staging, self.manifests, self.variants, self.images, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
 
     def _version(self) -> int | None:

@@ -34,6 +34,10 @@ class Packaged:
         created = max(path.stat().st_mtime for path in paths.values())
         return Manifest(name=str(name), digest=content_digest(files), files=files, created=created, source=SOURCE)
 
+    def digests(self) -> set[str]:
+        """What names the content of each."""
+        return {found.digest for found in map(self.find, self.names()) if found is not None}
+
     def path(self, manifest: Manifest, file: str) -> Path:
         return self._root / Name.parse(manifest.name).model / file
 

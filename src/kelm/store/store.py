@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Unpack
 
 from kelm.clock import SYSTEM, Clock
 from kelm.errors import InvalidRequest, ModelNotFound, StoreError
-from kelm.store import blobs, checkpoint, manifest
-from kelm.store.atomic import TEMP_PREFIX, disk_errors, locked, sync_folder, write_file
+from kelm.store import blobs, checkpoint, images, manifest
+from kelm.store.atomic import TEMP_PREFIX, check_space, disk_errors, locked, sync_folder, write_file
 from kelm.store.blobs import Staged, Staging
 from kelm.store.folder import Folder
 from kelm.store.home import Home
@@ -199,19 +198,19 @@ class Store:
 
     def check_space(self, wanted_bytes: int) -> None:
         """Raises StoreError when the disk has less left."""
-        free = shutil.disk_usage(self.home.blobs).free
-        if wanted_bytes > free:
-            raise StoreError(f"no space: {wanted_bytes} bytes are needed, the disk of {self.home.root} has {free} left")
+        check_space(self.home.root, wanted_bytes)
 
     def _sweep(self) -> None:
         """Remove what nothing names. The caller holds the lock, and what it wrote stands even if this fails. A damaged
         manifest stops it: what that one names is not known."""
         try:
-            named = self._variants.blobs()
+            named, models = self._variants.blobs(), self._packaged.digests()
             for name in self._home_names():
                 model = manifest.decode(self._manifest_path(name).read_bytes(), str(name))
                 named.update(blob.digest for blob in model.files.values())
+                models.add(model.digest)
             blobs.sweep(self.home, named)
+            images.sweep(self.home.images, models)
             for pattern in ("manifests/*", "variants/*/*"):
                 for temp in self.home.root.glob(f"{pattern}/{TEMP_PREFIX}*"):
                     temp.unlink()

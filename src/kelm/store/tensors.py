@@ -16,7 +16,7 @@ from kelm.errors import ModelFormatError
 from kelm.store.safetensors import Header, TensorInfo, read_header
 
 FLOATS = ("F32", "F16", "BF16")
-_NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
+_NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I8": "<i1"}
 _CHUNK = 1 << 20
 
 
@@ -32,7 +32,7 @@ class TensorFile:
         return self.header.tensors
 
     def array(self, tensor: str) -> NDArray[Any]:
-        """Read-only; ModelFormatError for a type that is neither a float (F32, F16, BF16) nor I64."""
+        """Read-only; ModelFormatError for a type that is not one of these: F32, F16, BF16, I64, I32, I8."""
         info = self.tensors[tensor]
         if info.dtype not in _NUMPY:
             raise self.wrong(tensor, f"is {info.dtype}; {', '.join(_NUMPY)} are read")

@@ -68,6 +68,10 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     files: dict[str, str]
     """Name inside the checkpoint ('config.json', 'model.safetensors') -> absolute path of the blob."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    images: str = ""
+    """Folder of packed weights (store/images.py); empty: they are packed in memory, as a variant's own are."""
+    digest: str = ""
+    """The manifest's; names the image."""
     base: str | None = None
     """Of a variant: the key of the resident model that it lies on; its weights are shared, copy on write."""
     layers: list[dict[str, str]] = []

@@ -7,7 +7,7 @@ import os
 import sys
 
 from kelm.worker.command_line import parse
-from kelm.worker.executors import open_checkpoint
+from kelm.worker.executors import Checkpoints
 from kelm.worker.process import serve
 
 
@@ -18,7 +18,7 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(message)s")
-    return serve(descriptor, settings, open_checkpoint)
+    return serve(descriptor, settings, Checkpoints(settings))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import fields
 
 from kelm.worker.settings import EngineSettings
 
-_NUMBERS = [field.name for field in fields(EngineSettings) if field.name != "poison"]
+_NUMBERS = [field.name for field in fields(EngineSettings) if field.name not in ("poison", "executor")]
 
 
 def arguments(settings: EngineSettings) -> list[str]:
@@ -19,7 +19,7 @@ def arguments(settings: EngineSettings) -> list[str]:
         value = getattr(settings, name)
         if value is not None:
             flags += [f"--{name.replace('_', '-')}", str(value)]
-    return flags + (["--poison"] if settings.poison else [])
+    return [*flags, "--executor", settings.executor] + (["--poison"] if settings.poison else [])
 
 
 def parse(argv: Sequence[str]) -> tuple[int, EngineSettings]:
@@ -27,6 +27,7 @@ def parse(argv: Sequence[str]) -> tuple[int, EngineSettings]:
     parser = argparse.ArgumentParser("kelm.worker", description="A Kelm worker; started by the daemon.")
     for name in _NUMBERS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS)
+    parser.add_argument("--executor", default=argparse.SUPPRESS)
     parser.add_argument("--poison", action="store_true")
     parser.add_argument("descriptor", type=int, help="number of the inherited socket")
     given = vars(parser.parse_args(argv))

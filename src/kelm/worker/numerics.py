@@ -9,23 +9,24 @@ import numpy as np
 
 from kelm.ops import native
 
-OPS = 1
+OPS = 2
 """Raised with every change of an op or of the sampler that can change a bit."""
 
 _ISA = ("amx_tile", "avx512_bf16", "avx512_vnni", "avx512f", "avx2")
 
 
-def numerics_id(threads: int) -> str:
+def numerics_id(threads: int, executor: str = "auto") -> str:
     """From installed versions and the processor's flags; imports no tensor library.
 
-    ``threads`` is part of it: a matrix product may be cut differently for another number of threads.
+    ``threads`` is part of it: torch may cut a matrix product differently for another number of threads. ``executor``:
+    EngineSettings.executor.
     """
     try:
         torch = version("torch")
     except PackageNotFoundError:
         torch = "none"
-    norms = "native" if native.available() else "twin"
-    return f"ops{OPS}-{norms}-numpy{np.__version__}-torch{torch}-{_instruction_set()}-{threads}t"
+    kernels = f"native.{native.isa()}.{executor}" if native.available() else "twin"
+    return f"ops{OPS}-{kernels}-numpy{np.__version__}-torch{torch}-{_instruction_set()}-{threads}t"
 
 
 def _instruction_set() -> str:

@@ -66,8 +66,8 @@ class WorkerProcess:
 
     def run(self) -> int:
         try:
-            threads = self._settings.threads
-            self._send(Hello(PROTOCOL, os.getpid(), threads, numerics_id(threads)))
+            threads, executor = self._settings.threads, self._settings.executor
+            self._send(Hello(PROTOCOL, os.getpid(), threads, numerics_id(threads, executor)))
             while self._receive():
                 self._work()
         except WireError as error:

@@ -18,6 +18,8 @@ class EngineSettings:
     max_num_seqs: int = int(limits.MAX_NUM_SEQS.default or 1)
     step_tokens: int = int(limits.STEP_TOKENS.default or 1)
     slab_bytes: int = int(limits.SLAB_BYTES.default or 1)
+    executor: str = "auto"
+    """Of decoders: ``native``, ``torch``, or ``auto``: native where it can run one."""
     poison: bool = False
     """Overwrite freed blocks with NaN, so that a stale read shows (for tests; costs a write of each block)."""
 
