@@ -14,6 +14,7 @@ PEERS = {
     "llama.cpp": "#b5651d",
     "llama.cpp, passive": "#d3a06a",
     "llama.cpp server": "#b5651d",
+    "llama.cpp server, passive": "#d3a06a",
     "OpenVINO GenAI": "#3b5b92",
     "vLLM": "#8a6bb1",
     "vLLM server": "#8a6bb1",

@@ -25,8 +25,11 @@ How it is measured: all contenders are brought up, each in a process of its own;
 same work alone on the machine, another one first each time, while the others are stopped. The reading bandwidth is
 measured before each run, on a buffer as large as Kelm's weights. A ratio is that of the medians, and in brackets the
 least and the most of single rounds. Weights are random, in the shapes of Qwen2.5-0.5B (qwen05) and Llama-3.2-1B
-(llama1b); prompts are {source}. "Executor" is Kelm without its scheduler, sampler and text; what ran is in brackets:
-only what says native ran on the compiled kernels.
+(llama1b); prompts are {source}. "Kelm executor" is Kelm without scheduler,
+sampler and text. In brackets is what ran: only what says native ran on the compiled kernels. Memory is what a
+contender's processes hold (PSS), as if nobody else mapped the large files that they map. "others" is the share of the
+machine that somebody else took meanwhile. "llama.cpp, passive" has `OMP_WAIT_POLICY=PASSIVE`: where others want a core
+too, threads that spin for one another lose the most.
 
 Peers are run as their documentation has it for throughput on a CPU, in process:
 [llama.cpp](../benchmarks/drivers/llama.py), [OpenVINO GenAI](../benchmarks/drivers/genai.py),
@@ -59,9 +62,10 @@ def _warnings(rows: list[Row]) -> list[str]:
 
 
 def _glance(rows: list[Row]) -> list[str]:
-    lines = ["| model | precision | work | Kelm | best peer | ratio |", "|---|---|---|---|---|---|"]
+    lines = ["| model | precision | work | Kelm | best of the others | ratio |", "|---|---|---|---|---|---|"]
     for row in rows:
-        ours, peers = _ours(row), _peers(row)
+        ours = _ours(row)
+        peers = _peers(row) or [side for side in row.sides if side.values and side is not ours]
         if ours is None or not peers:
             continue
         peer = peers[best([side.values for side in peers], less_is_better=less_is_better(row))]
@@ -81,7 +85,7 @@ def _section(row: Row) -> str:
     columns = ("", row.unit, "quartiles", "Kelm's ratio to it", "share of bandwidth", "bytes", "precision", "KV")
     lines = [
         f"## {row.model}, {row.precision}: {WORKLOADS[row.workload].title}\n",
-        "| " + " | ".join([*columns, "threads", "memory (PSS)", "others"]) + " |",
+        "| " + " | ".join([*columns, "threads", "memory", "others"]) + " |",
         "|" + "---|" * (len(columns) + 3),
         *(_line(row, side) for side in row.sides),
         "",
@@ -108,7 +112,7 @@ def _line(row: Row, side: Side) -> str:
         facts.precision,
         facts.kv,
         str(facts.threads),
-        f"{side.pss_bytes / MIB:,.0f} MiB",
+        f"{side.held_bytes / MIB:,.0f} MiB",
         f"{median(side.others):.0%}" if side.others else "",
     ]
     return "| " + " | ".join(cells) + " |"

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.record import Machine
@@ -13,6 +14,7 @@ from kelm import machine
 from kelm.doctor import FEATURES
 
 ROOT = Path(__file__).parents[1]
+LARGE_BYTES = 64 << 20
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -45,14 +47,30 @@ def tree(pid: int) -> list[int]:
     return found
 
 
-def pss_bytes(pid: int) -> int:
-    """Memory of a tree of processes; a page that n processes map counts a nth."""
-    total = 0
+def held_bytes(pid: int) -> int:
+    """Memory of a tree of processes: the sum of its proportional shares (PSS), as it would be if nobody else mapped the
+    large files that it maps. Kelm's two contenders map one image, llama.cpp's one GGUF file."""
+    total, files = 0, dict[str, int]()
     for one in tree(pid):
-        for line in _read(Path(f"/proc/{one}/smaps_rollup")).splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1]) * 1024
-    return total
+        for path, rss_bytes, pss_bytes in mappings(_read(Path(f"/proc/{one}/smaps"))):
+            if path.startswith("/") and rss_bytes > LARGE_BYTES:
+                files[path] = max(files.get(path, 0), rss_bytes)
+            else:
+                total += pss_bytes
+    return total + sum(files.values())
+
+
+def mappings(smaps: str) -> Iterator[tuple[str, int, int]]:
+    """(path or name, resident bytes, proportional bytes) of each mapping in /proc/PID/smaps."""
+    path, rss_bytes = "", 0
+    for line in smaps.splitlines():
+        first, *rest = line.split(None, 5)
+        if first == "Rss:":
+            rss_bytes = int(rest[0]) * 1024
+        elif first == "Pss:":
+            yield path, rss_bytes, int(rest[0]) * 1024
+        elif not first.endswith(":"):
+            path = rest[4] if len(rest) > 4 else ""
 
 
 class Others:

@@ -38,6 +38,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     prefill_s: float
     total_s: float
     tokens: int
+    last: list[int] = []
+    """Kelm's: each stream's last token, so that its two ways can be compared."""
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,8 +47,8 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
 
     facts: Facts
     values: list[float]
-    pss_bytes: int
-    """Of its processes, the most after any round."""
+    held_bytes: int
+    """Memory of its processes, the most after any round (machine.held_bytes)."""
     others: list[float]
     """The share of the machine's cores that somebody else took during each round."""
 

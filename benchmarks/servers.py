@@ -1,6 +1,7 @@
 """Engines' own servers, and the clients that stream from them: one for each stream, through the openai package.
 
-The clients run in this process, on the same cores: that costs every server the same.
+The clients run in this process, on the same cores: that costs every server the same. OpenVINO's model server is in no
+package registry: its pipeline for several streams takes part without a server, which can only be faster.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import msgspec
 import openai
 
 from benchmarks.contenders import DTYPE, PEERS, Absent, Contender, Target
+from benchmarks.contenders import openvino as in_process_openvino
 from benchmarks.record import Facts, Timing
 
 START_S = 300
@@ -150,18 +152,29 @@ def kelm(target: Target) -> Contender:
 
 
 def llama(target: Target) -> Contender:
+    return _llama(target, {}, "")
+
+
+def _llama(target: Target, env: dict[str, str], told: str) -> Server:
     """llama-server: each slot has a KV cache of its own."""
     port = _free_port()
     if not target.gguf.exists():
         raise Absent(f"{target.gguf.relative_to(PEERS)} is not there: `make bench` builds it")
     facts = Facts(
-        name="llama.cpp server", version="of llama-cpp-python 0.3.36", runs_as=f"llama-server -np {STREAMS}",
+        name=f"llama.cpp server{told}", version="of llama-cpp-python 0.3.36", runs_as=f"llama-server -np {STREAMS}",
         precision=target.gguf.stem, weight_bytes=target.gguf.stat().st_size, kv="f16", threads=target.threads,
     )  # fmt: skip
     command: list[str | Path] = [PEERS / "llama-server-build" / "bin" / "llama-server", "-m", target.gguf]
     command += ["--port", str(port), "-t", str(target.threads), "-np", str(STREAMS), "-c", str(STREAMS * CONTEXT)]
     asked = {"ignore_eos": True, "cache_prompt": False}
-    return Server([*command, "--log-disable"], facts, port, asked, target.model)
+    server = Server([*command, "--log-disable"], facts, port, asked, target.model)
+    server.env = env
+    return server
+
+
+def llama_passive(target: Target) -> Contender:
+    """As contenders.llama_passive."""
+    return _llama(target, {"OMP_WAIT_POLICY": "PASSIVE"}, ", passive")
 
 
 def vllm(target: Target) -> Contender:
@@ -183,14 +196,11 @@ def vllm(target: Target) -> Contender:
     return server
 
 
-def openvino(target: Target) -> Contender:
-    raise Absent("OpenVINO's model server is not in the package registries; its GenAI pipeline is measured in process")
-
-
 SERVERS: dict[str, Callable[[Target], Contender]] = {
     "kelm": kelm,
     "llama": llama,
-    "openvino": openvino,
+    "llama-passive": llama_passive,
+    "openvino": in_process_openvino,
     "vllm": vllm,
 }
 

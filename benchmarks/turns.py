@@ -26,10 +26,10 @@ class Seat:
     facts: Facts
     values: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
-    pss_bytes: int = 0
+    held_bytes: int = 0
 
     def side(self) -> Side:
-        return Side(facts=self.facts, values=self.values, pss_bytes=self.pss_bytes, others=self.others)
+        return Side(facts=self.facts, values=self.values, held_bytes=self.held_bytes, others=self.others)
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ class Turns:
             if number:
                 seat.values.append(took_s)
                 seat.others.append(others.share())
-                seat.pss_bytes = max(seat.pss_bytes, machine.pss_bytes(contender.pid))
+                seat.held_bytes = max(seat.held_bytes, machine.held_bytes(contender.pid))
                 self._tell(seat)
         finally:
             contender.stop()
@@ -121,7 +121,7 @@ class Turns:
                 timing = seat.contender.run(prompts, self._workload.tokens)
                 seat.others.append(others.share())
                 seat.values.append(self._workload.measure(timing))
-                seat.pss_bytes = max(seat.pss_bytes, machine.pss_bytes(seat.contender.pid))
+                seat.held_bytes = max(seat.held_bytes, machine.held_bytes(seat.contender.pid))
                 seat.contender.rest(resting=True)
                 self._tell(seat)
         return bandwidth

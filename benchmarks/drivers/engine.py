@@ -26,8 +26,8 @@ def run(prompts, tokens):
     watch = Stopwatch(len(prompts), SYSTEM)
     params = kelm.SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
     began_s = SYSTEM.monotonic_s()
-    llm.generate(prompts, params, watch=watch)
-    return watch.prefill_s, SYSTEM.monotonic_s() - began_s
+    results = llm.generate(prompts, params, watch=watch)
+    return watch.prefill_s, SYSTEM.monotonic_s() - began_s, [one.token_ids[-1] for one in results]
 
 
 facts = {

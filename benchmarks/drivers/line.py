@@ -23,10 +23,10 @@ def say(line, message):
 
 
 def serve(line, facts, run):
-    """``run(prompts, tokens)`` gives (prefill_s, total_s). Until the harness closes its end."""
+    """``run(prompts, tokens)`` gives (prefill_s, total_s), and Kelm's the last tokens. Until the harness closes."""
     say(line, facts)
     for request in sys.stdin:
         asked = json.loads(request)
-        prefill_s, total_s = run(asked["prompts"], asked["tokens"])
+        prefill_s, total_s, *last = run(asked["prompts"], asked["tokens"])
         tokens = len(asked["prompts"]) * asked["tokens"]
-        say(line, {"prefill_s": prefill_s, "total_s": total_s, "tokens": tokens})
+        say(line, {"prefill_s": prefill_s, "total_s": total_s, "tokens": tokens, **({"last": last[0]} if last else {})})

@@ -54,9 +54,10 @@ def _show(figures: Figures) -> None:
     weights = size(figures.weight_bytes)
     if figures.bandwidth is not None:
         weights += f", which this machine reads at {figures.bandwidth / 1e9:.1f} GB/s"
+    threads = "1 thread" if figures.threads == 1 else f"{figures.threads} threads"
     facts = [
         ("model", f"{figures.model.partition('@sha256:')[0]}: {figures.architecture}, {count(figures.parameters)}"),
-        ("runs as", f"{figures.dtype}, executor {figures.executor}, {figures.threads} threads"),
+        ("runs as", f"{figures.dtype}, executor {figures.executor}, {threads}"),
         ("processor", figures.processor + (f", {figures.isa}" if figures.isa else "")),
         ("weights", weights),
         ("load", f"{figures.load_s:.2f} s"),
