@@ -4,7 +4,7 @@
 #   PYTHON   the interpreter that .venv is made with (default: the first of python3, python3.14 ... that will do)
 #   PREFIX   where `make install` puts the command (default: ~/.local)
 #   TESTS    what `make test` runs (default: all of tests/)
-#   WHAT, MODEL, PRECISION, WHO, ROUNDS   a part of `make bench` (default: everything; benchmarks/__main__.py)
+#   WHAT, MODEL, PRECISION, WHO, ROUNDS, PATIENCE   a part of `make bench` (default: everything; benchmarks/__main__.py)
 #   PEERS    where `make bench` keeps the engines it builds and the models (default: ~/.cache/kelm-peers)
 
 SHELL := /bin/bash
@@ -47,7 +47,7 @@ nano: $(VENV)/.kelm  ## train the embedded model again from its recipe (under 45
 
 bench: $(VENV)/.test  ## measure Kelm beside other engines, which are built first (about half an hour), into docs/benchmarks.md
 	$(BIN)/python -m benchmarks --what $(or $(WHAT),all) --model $(or $(MODEL),all) --precision $(or $(PRECISION),all) \
-		$(if $(WHO),--who $(WHO)) $(if $(ROUNDS),--rounds $(ROUNDS))
+		$(if $(WHO),--who $(WHO)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PATIENCE),--patience $(PATIENCE))
 
 lint: $(VENV)/.dev  ## format check, lint, types
 	$(BIN)/ruff format --check .

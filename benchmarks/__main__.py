@@ -37,7 +37,9 @@ def main() -> int:
 
 def _measure(workload: Workload, target: Target, makers: Makers, asked: argparse.Namespace) -> bool:
     print(f"{target.model} {target.precision}: {workload.title}", flush=True)
-    turns = Turns(workload, target, asked.rounds or workload.rounds, lambda text: print(text, flush=True))
+    turns = Turns(
+        workload, target, asked.rounds or workload.rounds, lambda text: print(text, flush=True), asked.patience
+    )
     try:
         found = turns.play_anew(makers) if workload.place == "new process" else turns.play(makers)
     except Absent as reason:
@@ -89,6 +91,7 @@ def _arguments() -> argparse.Namespace:
         "--who", nargs="+", choices=["llama", "openvino", "vllm"], default=["llama", "openvino", "vllm"]
     )
     parser.add_argument("--rounds", type=int, help="instead of each workload's own number")
+    parser.add_argument("--patience", type=float, default=0, help="seconds to wait before each run for a quiet machine")
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--no-setup", action="store_true", help="build nothing; who is not there does not take part")
     asked = parser.parse_args()

@@ -8,13 +8,12 @@ from statistics import median
 from benchmarks import charts, record
 from benchmarks.record import Row, Side
 from benchmarks.statistics import best, ratio, spread
+from benchmarks.turns import QUIET
 from benchmarks.workloads import WORKLOADS
 
 GIB, MIB = 1 << 30, 1 << 20
 SAME_BYTES = 0.03
 """Stored bytes further apart than this are not the same precision."""
-QUIET = 0.05
-"""A side whose rounds lost more of the machine than this to somebody else was disturbed."""
 
 HEAD = """# Beside other engines
 

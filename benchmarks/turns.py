@@ -14,6 +14,8 @@ from benchmarks.workloads import Workload
 from kelm.bench.bandwidth import Bandwidth
 
 WARM_TOKENS = 2
+QUIET = 0.05
+"""Others that take more than this share of the machine disturb."""
 T = TypeVar("T")
 Say = Callable[[str], None]
 
@@ -42,11 +44,14 @@ class Outcome:
 class Turns:
     """One workload on one target."""
 
-    def __init__(self, workload: Workload, target: Target, rounds: int, say: Say = print) -> None:
+    def __init__(
+        self, workload: Workload, target: Target, rounds: int, say: Say = print, patience_s: float = 0
+    ) -> None:
         self._workload = workload
         self._target = target
         self._rounds = rounds
         self._say = say
+        self._patience_s = patience_s
         self._absent: dict[str, str] = {}
 
     def play(self, makers: Mapping[str, Callable[[Target], Contender]]) -> Outcome:
@@ -77,6 +82,7 @@ class Turns:
         return Outcome([seat.side() for seat in seats.values()], [], self._absent)
 
     def _once(self, name: str, make: Callable[[Target], Contender], seats: dict[str, Seat], number: int) -> None:
+        machine.wait_for_quiet(QUIET, self._patience_s)
         contender = make(self._target)
         others, began_s = machine.Others(), time.monotonic()
         facts = contender.start()
@@ -115,6 +121,7 @@ class Turns:
         for number in range(self._rounds):
             prompts = self._workload.prompts(number)
             for seat in _rotated(seats, number):
+                machine.wait_for_quiet(QUIET, self._patience_s)
                 bandwidth.append(probe.measure())
                 seat.contender.rest(resting=False)
                 others = machine.Others()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -206,6 +207,30 @@ def test_memory() -> None:
     before = machine.held_bytes(os.getpid())
     block = bytearray(os.urandom(1 << 20) * 64)
     assert machine.held_bytes(os.getpid()) - before > len(block) * 0.9
+
+
+MAPS = """
+import mmap, sys
+with open(sys.argv[1], "rb") as file:
+    held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    sum(held[::4096])
+    print("mapped", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_large_file_counts_whole_whoever_else_maps_it(tmp_path: Path) -> None:
+    size_bytes = machine.LARGE_BYTES + (8 << 20)
+    (tmp_path / "weights").write_bytes(bytes(size_bytes))
+    command = [sys.executable, "-c", MAPS, str(tmp_path / "weights")]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for one in both:
+            assert one.stdout is not None and one.stdout.readline() == b"mapped\n"
+        assert size_bytes < machine.held_bytes(both[0].pid) < size_bytes + (32 << 20)
+    finally:
+        for one in both:
+            one.communicate()
 
 
 def row(**fields: object) -> Row:
