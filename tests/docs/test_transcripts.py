@@ -47,6 +47,7 @@ def test_commands_of_a_page() -> None:
         ("a\nb\nc", ["...", "c"]),
         ("", []),
         ("says 'one'", ["says 'another'"]),
+        ("made 2 hours ago", ["made just now"]),
         ("0.0004915 s 7.68e-07 0.003*", ["0.5 s 1e-3 0.1"]),
         ("┏━━━┳━━┓\n┃ a ┃ 1 ┃", ["┏━┳━┓", "┃ a ┃ 2 ┃"]),
     ],

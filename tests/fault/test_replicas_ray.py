@@ -194,7 +194,7 @@ def test_conversations_stay_where_their_kv_is(cluster: Cluster) -> None:
             assert turns[1].json()["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
             places.add(turns[0].headers["x-kelm-replica"])
         assert len(places) == 2
-        assert [model["id"] for model in client.get("/v1/models").json()["data"]][0]
+        assert next(model["id"] for model in client.get("/v1/models").json()["data"])
 
 
 def test_everything_listens_on_this_machine_only(cluster: Cluster) -> None:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 
-import kelm.apps.support
 from kelm.apps.support.texts import language_of, negated, numbers, sentences, stems, terms
 from kelm.apps.support.words import WORDS, preferred
-
-FILES = Path(kelm.apps.support.__file__).parent
 
 
 @pytest.mark.parametrize(
@@ -95,12 +89,3 @@ def test_everything_is_said_in_both_languages() -> None:
     assert set(WORDS["en"]) == set(WORDS["zh"])
     for words in WORDS.values():
         assert all(text.strip() for text in words.values())
-
-
-def test_everything_that_can_be_said_is_said_somewhere() -> None:
-    files = [*(FILES / "files").iterdir(), FILES / "answering.py"]
-    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
-    named = set(re.findall(r"\bwords\.(\w+)", text))
-    kinds = tuple(re.findall(r"[`\"](\w+_)(?=\$?\{)", text))
-    assert {key for key in WORDS["en"] if key not in named and not key.startswith(kinds)} == set()
-    assert named <= set(WORDS["en"])

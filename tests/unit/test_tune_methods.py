@@ -43,7 +43,7 @@ def test_the_rate_goes_up_in_a_line_and_down_in_a_line() -> None:
     rates = [learning_rate(step, made) for step in range(made.steps)]
     assert made.warmup_steps == 1 and rates[0] == 0.1 and rates[-1] == pytest.approx(0.1 / 9)
     falls = [before - after for before, after in itertools.pairwise(rates)]
-    assert falls == pytest.approx([falls[0]] * len(falls))
+    assert falls[0] == 0 and falls[1:] == pytest.approx([falls[1]] * (len(falls) - 1))
     slow = plan("classification", spec(epochs=40, learning_rate=0.1), examples=16, width=384)
     assert [learning_rate(step, slow) for step in range(4)] == pytest.approx([0.025, 0.05, 0.075, 0.1])
 

@@ -106,7 +106,9 @@ class _Compression:
         settings = {"home": home, "dtype": self._dtype, "threads": self._context.threads}
         try:
             made = measure(name, on, self._phase(phase), memory=self._context.memory_bytes, **settings)
-            self._context.line(f"{name}: perplexity {made.perplexity} on {made.tokens.name}, {made.weight_bytes} bytes")
+            self._context.line(
+                f"{name}: perplexity {made.perplexity:.2f} on {made.tokens.name}, {made.weight_bytes} bytes"
+            )
             return made
         except OutOfMemory as error:
             if self._spec.drop_layers:

@@ -11,7 +11,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 class LLM:
     """A model of the store (pulled if it isn't there and looks like ``org/name``), or a variant of one
-    (``base@variant``, ``base@variant:version``), resident until ``close``.
+    (``base@variant``, ``base@variant:version``), resident until ``close`` or
+    the end of a ``with``.
 
     ``settings``: any setting of config.py (dtype, executor, threads, memory, step_tokens, home, ...); what is
     not given comes from the environment and KELM_HOME/config.yaml. Calls from several threads take turns.
@@ -129,6 +131,12 @@ class LLM:
         """Give the model's memory back; the LLM can't be used afterwards."""
         with self._lock:
             self._engine.unload(self._base or self.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
     def _bring_up(self, loads: Sequence[Load], settings: EngineSettings) -> tuple[Engine, Loaded]:
         """An engine with the model in it, in this process. ``loads``: of the model, behind that of its base."""
