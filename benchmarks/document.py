@@ -170,7 +170,8 @@ def _probe(row: Row) -> list[str]:
 
 
 def _rounds(row: Row) -> str:
-    return f"{max((len(side.values) for side in row.sides), default=0)} rounds"
+    count = max((len(side.values) for side in row.sides), default=0)
+    return "1 round" if count == 1 else f"{count} rounds"
 
 
 def _versions(row: Row) -> str:
