@@ -16,6 +16,7 @@ from kelm.machine import default_threads
 
 MODELS = ("qwen05", "llama1b")
 PRECISIONS = tuple(contenders.GGUF)
+EVERYBODY = ["llama", "openvino", "vllm"]
 DOCS = machine.ROOT / "docs"
 Makers = Mapping[str, Callable[[Target], Contender]]
 
@@ -61,11 +62,20 @@ def _keep(workload: Workload, target: Target, found: Outcome, asked: argparse.Na
         absent=found.absent,
         machine=machine.describe(),
         commit=machine.commit(),
-        command=f"make bench WHAT={workload.name} MODEL={target.model} PRECISION={target.precision}",
+        command=_command(workload, target, asked),
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     path = DOCS / "benchmarks.json"
     record.write(path, record.merge(record.read(path), [row]))
+
+
+def _command(workload: Workload, target: Target, asked: argparse.Namespace) -> str:
+    """What gives this row again."""
+    words = [f"make bench WHAT={workload.name} MODEL={target.model} PRECISION={target.precision}"]
+    words += [f'WHO="{" ".join(asked.who)}"'] if asked.who != EVERYBODY else []
+    words += [f"ROUNDS={asked.rounds}"] if asked.rounds else []
+    words += [f"PATIENCE={asked.patience:g}"] if asked.patience else []
+    return " ".join(words)
 
 
 def _makers(workload: Workload, who: list[str]) -> Makers:
