@@ -97,9 +97,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--what", nargs="+", choices=[*WORKLOADS, "all"], default=["all"])
     parser.add_argument("--model", nargs="+", choices=[*MODELS, "all"], default=["all"])
     parser.add_argument("--precision", nargs="+", choices=[*PRECISIONS, "all"], default=["all"])
-    parser.add_argument(
-        "--who", nargs="+", choices=["llama", "openvino", "vllm"], default=["llama", "openvino", "vllm"]
-    )
+    parser.add_argument("--who", nargs="+", choices=EVERYBODY, default=EVERYBODY)
     parser.add_argument("--rounds", type=int, help="instead of each workload's own number")
     parser.add_argument("--patience", type=float, default=0, help="seconds to wait before each run for a quiet machine")
     parser.add_argument("--threads", type=int, default=default_threads())
