@@ -4,6 +4,8 @@
 #   PYTHON   the interpreter that .venv is made with (default: the first of python3, python3.14 ... that will do)
 #   PREFIX   where `make install` puts the command (default: ~/.local)
 #   TESTS    what `make test` runs (default: all of tests/)
+#   WHAT, MODEL, PRECISION, WHO, ROUNDS, PATIENCE   a part of `make bench` (default: everything; benchmarks/__main__.py)
+#   PEERS    where `make bench` keeps the engines it builds and the models (default: ~/.cache/kelm-peers)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -22,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Editable: Python files are read where they lie, so only these call for another install.
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/kelm/csrc/*)
 
-.PHONY: help run test install nano lint clean
+.PHONY: help run test install nano bench lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -42,6 +44,10 @@ install: $(VENV)/.kelm  ## put kelm on PATH
 nano: $(VENV)/.kelm  ## train the embedded model again from its recipe (under 45 minutes on two cores)
 	$(BIN)/kelm pretrain recipes/nano/recipe.yaml --out src/kelm/data/models/nano
 	$(BIN)/python recipes/nano/write_grammar.py src/kelm/data/models/nano
+
+bench: $(VENV)/.test  ## measure Kelm beside other engines, which are built first (about half an hour), into docs/benchmarks.md
+	$(BIN)/python -m benchmarks --what $(or $(WHAT),all) --model $(or $(MODEL),all) --precision $(or $(PRECISION),all) \
+		$(if $(WHO),--who $(WHO)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PATIENCE),--patience $(PATIENCE))
 
 lint: $(VENV)/.dev  ## format check, lint, types
 	$(BIN)/ruff format --check .

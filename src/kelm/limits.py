@@ -249,6 +249,12 @@ CALIBRATION_TOKENS = _int(
 )
 EVAL_MAX_TOKENS = _int("max_tokens", 1, 1 << 20, 256, "tokens", "of one generated answer; the context bounds it too")
 
+# --- `kelm bench` ------------------------------------------------------------------------------------------
+BENCH_PROMPT = _int("prompt_tokens", 1, 1 << 20, 512, "tokens", "of the measured prefill; the context bounds it too")
+BENCH_TOKENS = _int("tokens", 2, 1 << 20, 64, "tokens", "that each stream decodes; the first one is prefill")
+BENCH_STREAMS = _int("streams", 1, 4096, None, "streams", "as many rows as a step may have")
+BENCH_REPEATS = _int("repeats", 1, 100, 3, "runs", "of each measurement; the median is shown")
+
 # --- Data and settings of `kelm tune` ----------------------------------------------------------------------
 TUNE_EPOCHS = _int("epochs", 1, 1000, None, "epochs", "at most; early stopping ends sooner")
 TUNE_RATE = _num("learning_rate", 1e-7, 1, None, "", "the peak, after the warm-up")

@@ -81,7 +81,17 @@ def test_the_corpus_can_be_made_again(corpus: dict[str, Path]) -> None:
     )
 
 
-UNTAUGHT = {"cancel", "cluster plan", "cluster run", "cluster serve", "compress", "eval", "key create", "key list"}
+UNTAUGHT = {
+    "bench",
+    "cancel",
+    "cluster plan",
+    "cluster run",
+    "cluster serve",
+    "compress",
+    "eval",
+    "key create",
+    "key list",
+}
 UNTAUGHT |= {"key revoke", "nice", "publish", "rollback", "support", "tune", "update", "versions", "why"}
 """Commands that are younger than the model. recipes/nano/next.patch teaches them, with the next `make nano`."""
 

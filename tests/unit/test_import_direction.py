@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "replicas": SHARED | {"boot", "kernel", "origin", "serve", "store"},
     "tune": SHARED | {"context", "evaluate", "models", "observe", "ops", "store", "text"},
     "library": SHARED | {"store", "text", "worker"},
+    "bench": SHARED | {"library", "ops"},
     "evaluate": {"limits", "errors", "suggest", "wire", "context", "library", "store", "text"},
     "compress": SHARED | {"context", "evaluate", "library", "models", "ops", "store", "text"},
     "jobs": SHARED | {"compress", "context", "evaluate", "store", "tune"},
@@ -54,6 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": SHARED
     | {
         "apps",
+        "bench",
         "boot",
         "cluster",
         "replicas",
@@ -73,7 +75,19 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Room or top-level module -> rooms it may import besides itself. A new room starts by adding its row."""
 
-TORCH_ROOMS = {"compress", "evaluate", "jobs", "models", "worker", "library", "ops", "tune", "cluster", "testing"}
+TORCH_ROOMS = {
+    "bench",
+    "compress",
+    "evaluate",
+    "jobs",
+    "models",
+    "worker",
+    "library",
+    "ops",
+    "tune",
+    "cluster",
+    "testing",
+}
 NO_TORCH = set(MAY_IMPORT) - TORCH_ROOMS
 """Rooms of the daemon and the command line: importing torch would cost them 2 s and 220 MB."""
 

@@ -400,6 +400,31 @@ def eval_(
 
 
 @app.command()
+def bench(
+    model: Model,
+    prompt_tokens: Annotated[
+        int | None, typer.Option("--prompt-tokens", metavar="N", help="of the prefill [512, or half the context]")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", metavar="N", help="decoded by each stream [64, or a quarter]")
+    ] = None,
+    streams: Annotated[str, typer.Option("--streams", metavar="N,N...", help="decode with so many at once")] = (
+        "1,2,4,8,16"
+    ),
+    repeats: Annotated[int, typer.Option("--repeats", metavar="N", help="of each; medians are shown")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast a model runs on this machine.
+
+    Loading, prefill, decode with several streams at once, and which share of the memory's bandwidth that takes. The
+    model runs in this process, with the settings that the daemon would have.
+    """
+    from kelm.cli import benching
+
+    benching.bench(model, benching.Wanted(prompt_tokens, tokens, streams, repeats, as_json))
+
+
+@app.command()
 def support(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="with desk.yaml", exists=True, file_okay=False)],
     host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="listen here")] = "127.0.0.1",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from kelm import config
 from kelm.errors import ContextTooLong, InvalidRequest, ModelNotFound, UnsupportedModel
 from kelm.library.params import Completion, SamplingParams, TokenSpan
-from kelm.library.runner import Ask, Runner
+from kelm.library.runner import Ask, Runner, Watch
 from kelm.store import Manifest, Name, Store, Variant
 from kelm.text import chat as chats
 from kelm.text.generation import read_defaults
@@ -57,7 +57,7 @@ class LLM:
         self.tokenizer = Tokenizer.load(files)
         self._lock = threading.Lock()
         self._runner = Runner()
-        engine_settings = EngineSettings(
+        self.settings = EngineSettings(
             memory_bytes=chosen.memory,
             threads=chosen.threads,
             max_num_seqs=chosen.max_num_seqs,
@@ -67,14 +67,21 @@ class LLM:
         self._own = _own_defaults(files)
         self._grammar = (Path(files[GRAMMAR]).read_text("utf-8").strip() or None) if GRAMMAR in files else None
         self._base = manifest.base.name if isinstance(manifest, Variant) else None
-        self._engine, self.info = self._bring_up(_loads(store, manifest, _dtype(chosen.dtype)), engine_settings)
+        self._engine, self.info = self._bring_up(_loads(store, manifest, _dtype(chosen.dtype)), self.settings)
 
-    def generate(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[Completion]:
-        """Continue each prompt (text, or token ids). With n > 1 each prompt's choices follow one another."""
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        watch: Watch = lambda step: None,
+    ) -> list[Completion]:
+        """Continue each prompt (text, or token ids). With n > 1 each prompt's choices follow one another.
+        ``watch`` is called after each step with what it did."""
         params = params or SamplingParams()
         several = [prompts] if isinstance(prompts, str) or _is_ids(prompts) else list(prompts)
         asks = [self._ask(self._tokens(prompt), params, COMPLETION_TOKENS) for prompt in several]  # type: ignore[arg-type]
-        return self._run(asks)
+        return self._run(asks, watch)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None) -> list[Completion]:
         """The assistant's next message, n times, through the checkpoint's chat template, and masked by the grammar
@@ -135,9 +142,9 @@ class LLM:
         engine = Engine(settings, Checkpoints(settings), self._runner.report)
         return engine, [engine.load(load) for load in loads][-1]
 
-    def _run(self, asks: list[Ask]) -> list[Completion]:
+    def _run(self, asks: list[Ask], watch: Watch = lambda step: None) -> list[Completion]:
         with self._lock:
-            results = self._runner.run(self._engine, self.name, self.tokenizer, asks)
+            results = self._runner.run(self._engine, self.name, self.tokenizer, asks, watch)
         return [completion for choices in results for completion in choices]
 
     def _ask(self, prompt: list[int], params: SamplingParams, default_tokens: int | None) -> Ask:

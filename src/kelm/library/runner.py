@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kelm.errors import by_code
@@ -11,6 +11,8 @@ from kelm.text.stream import Released, TextStream
 from kelm.text.tokenizer import Tokenizer
 from kelm.wire.messages import Cancel, Failed, PromptLogprobs, Report, Sampling, Step, Submit, Tokens
 from kelm.worker.engine import Engine
+
+Watch = Callable[[Step], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,9 @@ class Runner:
         self._next_pid += 1
         return self._next_pid - 1
 
-    def run(self, engine: Engine, model: str, tokenizer: Tokenizer, asks: Sequence[Ask]) -> list[list[Completion]]:
+    def run(
+        self, engine: Engine, model: str, tokenizer: Tokenizer, asks: Sequence[Ask], watch: Watch = lambda step: None
+    ) -> list[list[Completion]]:
         """For each ask its n completions. Raises what the first failed one failed with, when all have ended."""
         choices: dict[tuple[int, int], _Choice] = {}
         pids = [self.pid() for _ in asks]
@@ -77,6 +81,7 @@ class Runner:
                 step = engine.step()
                 if step is not None:
                     self._take(engine, choices, step)
+                    watch(step)
         except BaseException:  # Ctrl-C too: the engine goes on to be used
             for pid in pids:
                 engine.cancel(Cancel(pid))
