@@ -8,10 +8,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from engine_kit import ROOMY, Shape, alone, baseline, joined, resubmissions, same, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine_kit import ROOMY, Shape, alone, baseline, joined, resubmissions, same, workload
 from kelm.testing.drive import Driver
 from kelm.testing.hash_model import HashModel, open_hash_model
 from kelm.wire.messages import Cancel, Sampling, Submit

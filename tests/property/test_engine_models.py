@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from engine_kit import Shape, alone, baseline, joined, resubmissions, same, workload
 
+from engine_kit import Shape, alone, baseline, joined, resubmissions, same, workload
 from kelm.testing.drive import Driver, Transcript
 from kelm.wire.messages import Sampling, Submit
 from kelm.worker.executors import open_checkpoint

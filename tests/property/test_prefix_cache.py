@@ -6,10 +6,10 @@ import random
 
 import msgspec
 import pytest
-from engine_kit import ROOMY, Shape, alone, baseline, same, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine_kit import ROOMY, Shape, alone, baseline, same, workload
 from kelm.memory.block_pool import BlockPool
 from kelm.memory.layout import BlockLayout
 from kelm.memory.prefix import Hash, PrefixCache, chain_hash
