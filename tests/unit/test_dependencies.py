@@ -94,7 +94,7 @@ def test_everything_declared_is_imported() -> None:
 def test_what_the_suite_imports_is_declared() -> None:
     """``make test`` starts from an empty environment: what a test needs comes with kelm[test]."""
     files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]
-    beside = {normal(path.stem) for path in files} | {"tests"}
+    beside = {normal(path.stem) for path in files} | {"tests", "benchmarks"}
     allowed = BASE | declared(PROJECT["optional-dependencies"]["test"]) | beside
     missing = {path.name: names for path in files if (names := third_party(path) - allowed)}
     assert not missing, missing
