@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -83,8 +84,11 @@ def test_labels_are_taught_and_served(place: Place) -> None:
     assert lines[1].split() == ["LABEL", "PRECISION", "RECALL", "F1", "N"]
     assert [line.split()[0] for line in lines[2:5]] == ["greeting", "parting", "thanks"]
     assert re.fullmatch(r"emb@mood is served, version 1: accuracy \S+, macro F1 \S+ on 12 held-out examples", lines[5])
-    given = place.post("/classify", {"model": "emb@mood", "input": ["hello world the", "dog said lazy"]})["data"]
-    assert [each["label"] for each in given] == ["greeting", "thanks"]
+    with (place.root / "intents.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    given = place.post("/classify", {"model": "emb@mood", "input": [row["text"] for row in rows]})["data"]
+    right = sum(each["label"] == row["label"] for each, row in zip(given, rows, strict=True))
+    assert right >= 0.8 * len(rows), "a third is chance"
 
 
 def test_the_life_of_a_job(place: Place) -> None:

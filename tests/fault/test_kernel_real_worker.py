@@ -77,6 +77,7 @@ async def test_20_kills_with_16_streams_open_change_nothing(home: Path) -> None:
         reading = await run(kernel, requests)
         for number, moment in enumerate(moments):
             await until(lambda moment=moment: tokens_so_far(kernel) >= moment)
+            await until(lambda: kernel.worker()["state"] == "up")
             await kill(kernel)
             if number in doubled:  # while the next one starts, loads or replays
                 await asyncio.sleep(chance.uniform(0.0, 1.2))
@@ -92,8 +93,9 @@ async def test_20_kills_with_16_streams_open_change_nothing(home: Path) -> None:
 
 async def kill(kernel: Kernel) -> None:
     await until(lambda: kernel.worker()["pid"] is not None)
-    os.kill(kernel.worker()["pid"], signal.SIGKILL)
-    await asyncio.sleep(0.005)
+    killed = kernel.worker()["pid"]
+    os.kill(killed, signal.SIGKILL)
+    await until(lambda: kernel.worker()["pid"] != killed)
 
 
 async def test_200_clients_dropped_at_every_phase_give_their_blocks_back(home: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
@@ -28,6 +28,7 @@ def test_figures_are_scikit_learns(pairs: list[tuple[str, str]]) -> None:
         assert (row.precision, row.recall, row.f1, row.support) == pytest.approx(figures)
 
 
+@settings(deadline=None)  # the first call imports the scorers
 @given(st.lists(WORDS, min_size=1, max_size=5))
 def test_a_text_is_itself(texts: list[str]) -> None:
     got = metrics.generation(texts, texts)
