@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from daemon_kit import Daemon, daemon, make_home
+
+# A shell gives what it starts with & no Ctrl-C; the commands under test are to have it anyhow.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

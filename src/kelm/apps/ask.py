@@ -27,7 +27,7 @@ DESTRUCTIVE = frozenset(
 """Verbs that take something away, or change what clients are served or who of them is let in (from the first key on,
 nobody is without one); with these even a complete command is confirmed."""
 ENDLESS = frozenset(
-    {"serve", "run", "logs", "pretrain", "tune", "compress", "eval", "support", "cluster serve", "cluster run"}
+    ("serve", "run", "logs", "pretrain", "tune", "compress", "eval", "bench", "support", "cluster serve", "cluster run")
 )
 """Verbs that take over the terminal or work for long."""
 NAMES_A_MODEL = ("MODEL", "BASE")
