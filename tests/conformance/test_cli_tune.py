@@ -37,7 +37,8 @@ LONG = ("--epochs", "1000", "--learning-rate", "1e-6", "--name", "long")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     root = tmp_path_factory.mktemp("tune")
     make_store(root).import_folder(write_tiny(root / "endless"), "endless")
-    place = Place(root, {"KELM_JOB_THREADS": "1", "KELM_JOB_MEMORY": "1GiB"})
+    # Torch is slow enough for an answer to be cancelled.
+    place = Place(root, {"KELM_JOB_THREADS": "1", "KELM_JOB_MEMORY": "1GiB", "KELM_EXECUTOR": "torch"})
     for name, raw in (("intents.csv", intents(20)), ("chats.jsonl", chats(8)), ("many.jsonl", chats(60))):
         (root / name).write_bytes(raw)
     talk = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in ANSWERS.items()]
