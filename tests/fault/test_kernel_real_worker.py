@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -75,12 +77,13 @@ async def test_20_kills_with_16_streams_open_change_nothing(home: Path) -> None:
     doubled = set(chance.sample(range(14), KILLS - 14))
     async with kernel_on(home, None) as kernel:
         reading = await run(kernel, requests)
-        for number, moment in enumerate(moments):
+        for number, (moment, due) in enumerate(pairwise([*moments, 0.8 * total])):
             await until(lambda moment=moment: tokens_so_far(kernel) >= moment)
             await until(lambda: kernel.worker()["state"] == "up")
             await kill(kernel)
-            if number in doubled:  # while the next one starts, loads or replays
-                await asyncio.sleep(chance.uniform(0.0, 1.2))
+            if number in doubled:  # while the next one starts, loads or replays, and in time for the kills to come
+                late = time.monotonic() + chance.uniform(0.0, 1.2)
+                await until(lambda late=late, due=due: time.monotonic() >= late or tokens_so_far(kernel) >= due)
                 await kill(kernel)
             assert len(kernel.processes()) == STREAMS
         answers = await asyncio.gather(*reading)

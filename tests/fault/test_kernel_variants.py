@@ -96,8 +96,8 @@ async def test_streams_finish_on_their_version_while_others_get_the_next(home: P
 
 async def test_versions_that_no_name_means_leave_and_the_base_stays_under_the_last(home: Path) -> None:
     update(home, sparse=True, seed=1)
-    async with kernel_on(home, None) as kernel:
-        stream = await begun(kernel, "toy@x", tokens=2000)
+    async with kernel_on(home, None, executor="torch") as kernel:  # slow enough to outlast two updates
+        stream = await begun(kernel, "toy@x", tokens=4000)
         for number in (2, 3):
             update(home, sparse=True, seed=number)
             await answer(kernel, "toy@x")
